@@ -1,0 +1,6 @@
+# Every target of ours links ckptd_warnings; headers of external packages are system headers and stay silent.
+add_library(ckptd_warnings INTERFACE)
+target_compile_options(ckptd_warnings INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow=local -Wnon-virtual-dtor -Wold-style-cast -Woverloaded-virtual
+  -Wcast-align -Wunused -Wconversion -Wno-sign-conversion -Wextra-semi
+  $<$<BOOL:${CKPTD_WERROR}>:-Werror>)

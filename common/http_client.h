@@ -1,0 +1,57 @@
+// One HTTP/1.1 request over TCP or a Unix socket.
+//
+// send() blocks the calling thread until the whole response is here, a limit is reached or the stop token is signalled;
+// it owns everything that it needs and may be called from any number of threads at once. Plain HTTP only: engines are
+// on this node or on a private network. A connection is used for one request and closed.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "common/result.h"
+
+namespace ckptd::http {
+
+/// Where a server listens: "http://host:port", "http://[::1]:30000", "host:port" or "unix:/path/to.sock".
+struct Endpoint {
+  std::string host;       ///< empty for a Unix socket
+  std::uint16_t port = 0;
+  std::string unix_path;  ///< empty for TCP
+
+  static Result<Endpoint> parse(std::string_view text);
+  std::string show() const;
+  bool operator==(const Endpoint&) const = default;
+};
+
+struct Request {
+  std::string method = "GET";
+  std::string target = "/";
+  std::string body = {};  ///< sent as application/json when not empty
+  std::vector<std::pair<std::string, std::string>> headers = {};
+};
+
+struct Response {
+  unsigned status = 0;
+  std::string body;
+};
+
+struct Limits {
+  std::chrono::milliseconds connect{5'000};
+  std::chrono::milliseconds response{30'000};  ///< from the sent request to the last byte of its answer
+  std::uint64_t body_bytes = 16 << 20;
+};
+
+/// Errors: unavailable (nobody listens, or the connection ended early), timed_out, cancelled (stop token),
+/// corrupt (not HTTP, or a body above the limit). An HTTP status of any value is not an error here.
+Result<Response> send(const Endpoint& to, const Request& request, const Limits& limits, std::stop_token stop = {});
+
+/// "a%2Fb" -> "a/b"; an error for a broken escape. And its inverse for one path segment.
+Result<std::string> percent_decode(std::string_view text);
+std::string percent_encode(std::string_view text);
+
+}  // namespace ckptd::http

@@ -1,0 +1,85 @@
+// Long-running requests: progress, cancellation, history.
+//
+// A job is one thread that runs one function. Registry is safe from any thread and its calls never block, except
+// shutdown() and wait(). The history is bounded: finished jobs leave, oldest first. A job's record is a copy.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "common/deadline.h"
+#include "common/result.h"
+
+namespace ckptd::jobs {
+
+enum class State { running, succeeded, failed, cancelled };
+std::string_view name_of(State state);
+
+struct Record {
+  std::string id;        ///< "load-17", "update-18"
+  std::string kind;      ///< "load", "update"
+  std::string subject;   ///< what it is about, for people: "llama@3 -> sglang-0"
+  std::string key;       ///< what makes two requests the same request
+  std::string idempotency_key;
+  State state = State::running;
+  std::string stage;     ///< "reading", "waiting for sglang-0"
+  std::uint64_t done_bytes = 0, total_bytes = 0;
+  std::optional<Error> error;
+  std::string result;    ///< a JSON object, once succeeded
+  std::chrono::system_clock::time_point started, ended;
+  bool cancel_requested = false;
+};
+
+/// What a running job's function is given: how it tells progress and learns that it should stop.
+class Handle {
+ public:
+  virtual ~Handle() = default;
+  virtual const std::string& id() const = 0;
+  virtual std::stop_token stop() const = 0;
+  virtual void stage(std::string text) = 0;
+  virtual void progress(std::uint64_t done_bytes, std::uint64_t total_bytes) = 0;
+  /// From now on cancel() without force is refused with this sentence.
+  virtual void guard_against_cancel(std::string sentence) = 0;
+};
+
+using Body = std::function<Result<std::string>(Handle&)>;  ///< returns the result, a JSON object
+
+struct Request {
+  std::string kind, subject, key, idempotency_key;
+};
+
+class Registry {
+ public:
+  explicit Registry(std::size_t history);
+  ~Registry();  ///< as shutdown()
+
+  /// Starts a thread. unavailable while shutting down.
+  Result<Record> start(Request request, Body body);
+
+  std::optional<Record> find(const std::string& id) const;
+  std::vector<Record> list() const;  ///< newest first
+  std::optional<Record> running_with_key(const std::string& key) const;
+  /// The newest job, finished or not, with this key and this non-empty idempotency key.
+  std::optional<Record> with_idempotency_key(const std::string& key, const std::string& idempotency_key) const;
+
+  /// not_found; conflict when it has ended; conflict, with the guard's sentence, when guarded and not forced.
+  Result<Record> cancel(const std::string& id, bool force);
+
+  /// Waits for the end of the job; timed_out with what it was doing.
+  Result<Record> wait(const std::string& id, Deadline deadline) const;
+
+  /// Refuses new jobs, asks all to stop and joins their threads.
+  void shutdown();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ckptd::jobs

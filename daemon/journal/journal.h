@@ -1,0 +1,82 @@
+// What must outlive the process: engine records, their targets, and the updates that were open.
+//
+// One file, <state-dir>/state.json: a JSON object with a format number, written whole and atomically on every change
+// (it is small and changes a few times an update). Safe from any thread; each call blocks for the disk's sync. Only one
+// process may hold a state directory: it is locked while the Journal lives.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+
+namespace ckptd::journal {
+
+inline constexpr int kFormat = 1;
+
+/// A version as an engine has it: identity and schema tell whether it is still the same one.
+struct VersionRecord {
+  std::string id;        ///< NAME@VERSION
+  std::string identity;  ///< hexadecimal
+  std::string schema;
+  bool operator==(const VersionRecord&) const = default;
+};
+
+struct EngineRecord {
+  std::string name;
+  std::string kind;
+  std::string endpoint;
+  std::string checkpoint;
+  std::vector<std::string> devices;  ///< uuids; empty: all
+  std::optional<VersionRecord> target, serving;
+  std::string poisoned;              ///< empty, or why it may hold a mixture
+  bool operator==(const EngineRecord&) const = default;
+};
+
+enum class Phase { opening, pushing };  ///< pushing: some rank was sent a bucket
+
+struct SessionRecord {
+  std::string endpoint;
+  std::string device;
+  bool operator==(const SessionRecord&) const = default;
+};
+
+struct UpdateRecord {
+  std::string job;
+  std::string engine;
+  std::string version;  ///< NAME@VERSION
+  Phase phase = Phase::opening;
+  std::vector<SessionRecord> sessions;
+  bool operator==(const UpdateRecord&) const = default;
+};
+
+struct Contents {
+  std::vector<EngineRecord> engines;
+  std::vector<UpdateRecord> updates;      ///< open ones; at start: what a predecessor left
+  std::vector<SessionRecord> in_custody;  ///< of failed updates: a rank may still wait on them
+};
+
+class Journal {
+ public:
+  /// Reads what is there. unavailable when another process holds the directory, corrupt (naming file and byte) when
+  /// the file is damaged, unsupported for a newer format number. A missing directory is created with mode 0750.
+  static Result<std::unique_ptr<Journal>> open(const std::filesystem::path& directory);
+  ~Journal();
+
+  Contents contents() const;
+
+  /// Replaces the contents by what `change` makes of a copy and writes them; on an error nothing has changed.
+  Result<> change(const std::function<void(Contents&)>& change);
+
+ private:
+  Journal();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ckptd::journal

@@ -1,0 +1,52 @@
+// The use cases, one function a sentence; the only writer of catalogue and fleet.
+//
+// Every function here validates, decides and returns without waiting for disks, ranks or engines, except open_source
+// checks (a stat and a header for each file) and journal writes (one sync): control/ calls them on its worker threads,
+// never on the thread that serves connections. What takes long runs as a job.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/deadline.h"
+#include "common/result.h"
+#include "proto/control/api.h"
+
+namespace ckptd::operations {
+
+namespace api = proto::control;
+
+class Operations {
+ public:
+  virtual ~Operations() = default;
+
+  /// Loads a version; the same running request answers with the same job; resident from the same files: the job that
+  /// loaded it.
+  virtual Result<api::Job> load(const api::LoadRequest& request) = 0;
+  virtual Result<api::Job> update(const api::UpdateRequest& request) = 0;
+  virtual Result<api::UpdatePreview> preview_update(const api::UpdateRequest& request) = 0;
+
+  virtual std::vector<api::Version> versions() const = 0;
+  virtual Result<api::Version> version(const std::string& name, const std::string& version, bool tensors) const = 0;
+  virtual Result<> evict(const std::string& name, const std::string& version, bool forget) = 0;
+  virtual Result<api::Version> set_kept(const std::string& name, const std::string& version, bool kept) = 0;
+  virtual std::uint64_t trim() = 0;
+
+  virtual std::vector<api::Job> jobs() const = 0;
+  virtual Result<api::Job> job(const std::string& id) const = 0;
+  virtual Result<api::Job> cancel_job(const std::string& id, bool force) = 0;
+  /// Blocks until the job ends or the deadline; the job as it then is.
+  virtual Result<api::Job> wait_job(const std::string& id, Deadline deadline) const = 0;
+
+  virtual std::vector<api::Engine> engines() const = 0;
+  virtual Result<api::Engine> engine(const std::string& name) const = 0;
+  virtual Result<api::Engine> put_engine(const api::EngineRequest& request) = 0;
+  virtual Result<> remove_engine(const std::string& name) = 0;
+
+  virtual api::Status status() const = 0;
+};
+
+}  // namespace ckptd::operations

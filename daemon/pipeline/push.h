@@ -1,0 +1,79 @@
+// Carries out a plan: upload, spread, reload, overlapped.
+//
+// One thread for each lane, alive during the push; everything that a lane needs is allocated before the first bucket
+// moves. While its rank reloads bucket i, a lane's stream uploads the next buckets into the slots that are free; a lane
+// sleeps in one poll over its session, its stream and the stop token. With broadcast fan-out the lanes walk in
+// lockstep through the collective. The first failure of any lane ends all lanes: their sessions are failed, so that
+// no rank is left waiting, and the error of the lane that failed first is returned.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+#include "daemon/collective/group.h"
+#include "daemon/device/device.h"
+#include "daemon/plan/plan.h"
+#include "daemon/ranks/session.h"
+#include "daemon/weights/manifest.h"
+
+namespace ckptd::pipeline {
+
+/// Where the resting space is in this process: the bytes from `offset` in one segment, at most `limit`.
+using Resting = std::function<std::span<const std::byte>(std::uint64_t offset, std::uint64_t limit)>;
+
+/// Everything that one local device owns during one update. Not owned here: device. The session dies with the push.
+struct Lane {
+  device::Device* device = nullptr;
+  std::shared_ptr<device::Allocation> arena;
+  std::unique_ptr<ranks::Session> session;
+  std::unique_ptr<collective::Member> member;  ///< null with independent fan-out
+};
+
+struct Deadlines {
+  std::chrono::milliseconds connect{60'000};  ///< from the start until the rank has connected and opened the memory
+  std::chrono::milliseconds reload{120'000};  ///< one bucket
+  std::chrono::milliseconds release{60'000};
+  std::chrono::milliseconds finish{600'000};  ///< post hook: quantisation may be slow
+  std::chrono::milliseconds upload{60'000};   ///< one bucket onto the device, or one step of the collective
+};
+
+/// Counted by the lanes, read by anybody.
+struct Progress {
+  std::atomic<std::uint64_t> uploaded_bytes = 0;
+  std::atomic<std::uint64_t> reloaded_bytes = 0;   ///< acknowledged by ranks, summed over lanes
+  std::atomic<std::uint32_t> connected = 0;
+  std::atomic<bool> touched = false;               ///< some rank was sent a bucket
+};
+
+struct LaneReport {
+  std::string device;
+  int pid = 0;
+  std::uint64_t bytes = 0;
+  double connect_seconds = 0;   ///< until the rank had opened the memory
+  double upload_wait_seconds = 0, reload_wait_seconds = 0;  ///< the lane's thread was idle, waiting for this
+  double push_seconds = 0;      ///< first bucket queued until the last acknowledged
+  double finish_seconds = 0;    ///< release and finish
+};
+
+struct Report {
+  std::vector<LaneReport> lanes;
+  double seconds = 0;
+};
+
+/// Called once, before the first bucket is announced to any rank: records that the engine is touched from here on. An
+/// error ends the push while it is still clean.
+using BeforeFirstBucket = std::function<Result<>()>;
+
+/// Blocks until every rank acknowledged every step, or the first failure, or a stop request (cancelled).
+Result<Report> push(const plan::Plan& plan, const weights::Manifest& manifest, const Resting& resting,
+                    std::vector<Lane> lanes, const Deadlines& deadlines, const BeforeFirstBucket& before_first_bucket,
+                    Progress& progress, std::stop_token stop);
+
+}  // namespace ckptd::pipeline

@@ -1,0 +1,79 @@
+// One session: the conversation with one attached process about one update.
+//
+// A protocol (today the checkpoint-engine worker's) is one backend of this interface. The caller, a lane, sends one
+// step, then wait()s for its acknowledgement before it sends the next: never two steps at once. A session belongs to
+// one thread at a time; it may be made on one thread and handed to another.
+//
+//   offer -> acknowledged -> { reload -> acknowledged }... -> release -> acknowledged -> finish -> acknowledged
+//
+// After the last acknowledgement the session may be destroyed. Destroying it earlier hands the endpoint to the
+// custodian with the error given to fail(), or "the sender gave up" if none was: a rank is never left in recv.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/deadline.h"
+#include "common/result.h"
+#include "daemon/device/device.h"
+#include "daemon/weights/dtype.h"
+
+namespace ckptd::ranks {
+
+/// A tensor of a bucket as the rank is told: where it stands in the offered memory.
+struct TensorView {
+  std::string_view name;
+  weights::Dtype dtype;
+  std::span<const std::uint64_t> shape;
+  std::uint64_t offset = 0;  ///< bytes from the start of the offered memory
+};
+
+/// What the protocol asks of plan: fixed while the session lives.
+struct Traits {
+  std::uint64_t run_alignment = 256;
+  std::uint32_t reloads_in_flight = 1;
+};
+
+/// Who is on the other side, as far as the kernel tells. Empty until it has connected.
+struct Peer {
+  int pid = 0;
+  unsigned uid = 0;
+};
+
+enum class Step { connect, offer, reload, release, finish };
+std::string_view name_of(Step step);
+
+class Session {
+ public:
+  virtual ~Session() = default;
+
+  virtual const std::string& endpoint() const = 0;  ///< what the engine is told
+  virtual const std::string& device() const = 0;    ///< uuid of the device whose memory is offered
+  virtual Traits traits() const = 0;
+  virtual std::optional<Peer> peer() const = 0;
+  virtual bool touched() const = 0;  ///< a reload was sent: from then on a failure leaves a mixture
+
+  virtual Result<> offer(const device::Export& memory) = 0;
+  /// `number` counts from 0, for messages.
+  virtual Result<> reload(std::span<const TensorView> tensors, std::uint32_t number) = 0;
+  virtual Result<> release() = 0;
+  virtual Result<> finish() = 0;
+
+  enum class Woken { acknowledged, by_waker };
+  /// Waits for the acknowledgement of the step that was sent, or until one of `wakers` (file descriptors) is readable,
+  /// or for the deadline. With no step outstanding it still watches the rank. Errors, each naming engine, device, step,
+  /// pid and uid: timed_out (with the likely causes), peer_failed (its traceback as vendor text; it went away; a second
+  /// process connected).
+  virtual Result<Woken> wait(std::span<const int> wakers, Deadline deadline) = 0;
+
+  /// Sends the rank the error and hands the endpoint to the custodian. The session is dead after this. Never blocks.
+  virtual void fail(const Error& reason) noexcept = 0;
+};
+
+}  // namespace ckptd::ranks

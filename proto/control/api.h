@@ -1,0 +1,156 @@
+// The control API as values, and their JSON. proto/control/openapi.yaml describes the same to people and programs;
+// daemon/operations fills these values, daemon/control and ctl/ move them. Bytes are numbers, times are RFC 3339 in
+// UTC, an absent optional is an absent member.
+//
+// Parsing a request refuses unknown members by name, wrong types and values out of range with a sentence that names
+// the member. Parsing an answer (ctl) ignores unknown members, so that an older ckptctl can talk to a newer daemon.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "common/result.h"
+
+namespace ckptd::proto::control {
+
+using Time = std::chrono::system_clock::time_point;
+
+// ---- requests -------------------------------------------------------------------------------------------------------
+
+/// PUT /v1/checkpoints/{name}/versions/{version}   {"source":{"uri":"file:///..."},"keep":true}
+struct LoadRequest {
+  std::string name, version;  ///< from the path
+  std::string source_uri;
+  bool keep = false;
+  std::string idempotency_key;  ///< header Idempotency-Key
+};
+
+/// POST /v1/updates   {"checkpoint":"NAME","version":"VERSION","engines":["e"],"dry_run":false,"force":false,
+///                     "bucket_bytes":N,"flush_cache":true}
+struct UpdateRequest {
+  std::string name, version;
+  std::vector<std::string> engines;  ///< empty: those whose checkpoint is `name`
+  bool dry_run = false;
+  bool force = false;
+  std::optional<std::uint64_t> bucket_bytes;
+  bool flush_cache = true;
+  std::string idempotency_key;
+};
+
+/// PUT /v1/engines/{name}   {"kind":"sglang","endpoint":"http://127.0.0.1:30000","checkpoint":"NAME","devices":["HOST-0"]}
+struct EngineRequest {
+  std::string name, kind, endpoint, checkpoint;
+  std::vector<std::string> devices;  ///< empty: all
+};
+
+// ---- answers --------------------------------------------------------------------------------------------------------
+
+struct Job {
+  std::string id, kind, subject;
+  std::string state;  ///< running, succeeded, failed, cancelled
+  std::string stage;
+  std::uint64_t done_bytes = 0, total_bytes = 0;
+  std::optional<Error> error;
+  std::string result;  ///< a JSON object as text, once succeeded; embedded as an object on the wire
+  Time started{};
+  std::optional<Time> ended;
+  bool cancel_requested = false;
+};
+
+struct TensorInfo {
+  std::string name, dtype;
+  std::vector<std::uint64_t> shape;
+  std::uint64_t bytes = 0;
+  std::string digest;  ///< hexadecimal
+};
+
+struct Version {
+  std::string name, version;
+  std::string state;  ///< loading, resident, failed, evicted
+  std::string source_uri, job, identity, schema;
+  std::uint64_t tensor_count = 0, tensor_bytes = 0, store_bytes = 0;
+  bool kept = false;
+  std::vector<std::string> leased_by;
+  std::optional<Error> error;
+  Time since{};
+  std::vector<TensorInfo> tensors;  ///< only when asked for with ?tensors=true
+};
+
+struct Engine {
+  std::string name, kind, endpoint, checkpoint;
+  std::vector<std::string> devices;
+  std::string target, serving;  ///< NAME@VERSION, or empty
+  std::string state;            ///< idle, updating, poisoned
+  std::string poisoned;         ///< why, or empty
+  std::string job;              ///< updating: who
+};
+
+struct DeviceStatus {
+  std::string uuid, kind;
+  std::uint64_t free_bytes = 0;
+};
+
+struct Status {
+  std::string daemon_version;
+  int pid = 0;
+  Time started{};
+  bool ready = false;
+  std::vector<std::string> not_ready;  ///< one sentence each: a configured preload that is not resident
+  std::uint64_t budget_bytes = 0, segment_bytes = 0, lent_bytes = 0, idle_bytes = 0, locked_bytes = 0,
+                huge_page_bytes = 0;
+  std::string lock;  ///< required, try, off
+  std::uint64_t versions_resident = 0;
+  std::vector<DeviceStatus> devices;
+  std::vector<Engine> engines;
+  std::vector<std::string> running_jobs;
+  std::vector<std::string> in_custody;  ///< "HOST-1 of sglang-0": failed sessions whose rank is not gone yet
+};
+
+/// What an update would do, for --dry-run.
+struct UpdatePreview {
+  std::string checkpoint;  ///< NAME@VERSION
+  struct PerEngine {
+    std::string engine, fan_out;
+    std::vector<std::string> devices;
+    std::uint64_t buckets = 0, bucket_bytes = 0, arena_bytes = 0, tensor_bytes = 0, tensors = 0, copy_runs = 0;
+    std::string serving;  ///< what it serves now
+    std::vector<std::string> warnings;
+  };
+  std::vector<PerEngine> engines;
+};
+
+// ---- JSON -----------------------------------------------------------------------------------------------------------
+
+Result<LoadRequest> parse_load_request(std::string_view body);      ///< name and version are left empty
+Result<UpdateRequest> parse_update_request(std::string_view body);  ///< "checkpoint" may also be NAME@VERSION
+Result<EngineRequest> parse_engine_request(std::string_view body);  ///< name is left empty
+Result<bool> parse_keep_request(std::string_view body);             ///< {"kept":true}
+
+nlohmann::json to_json(const LoadRequest&);
+nlohmann::json to_json(const UpdateRequest&);
+nlohmann::json to_json(const EngineRequest&);
+nlohmann::json to_json(const Job&);
+nlohmann::json to_json(const Version&);
+nlohmann::json to_json(const Engine&);
+nlohmann::json to_json(const Status&);
+nlohmann::json to_json(const UpdatePreview&);
+/// {"error":{"kind":"conflict","sentence":"...","vendor":"...","facts":{"job":"load-17"}}}
+nlohmann::json to_json(const Error&);
+
+Result<Job> parse_job(const nlohmann::json&);
+Result<Version> parse_version(const nlohmann::json&);
+Result<Engine> parse_engine(const nlohmann::json&);
+Result<Status> parse_status(const nlohmann::json&);
+Result<UpdatePreview> parse_update_preview(const nlohmann::json&);
+Error parse_error(const nlohmann::json&);  ///< never fails: what is no error object becomes one that quotes it
+
+std::string show_time(Time time);  ///< RFC 3339, UTC, seconds
+std::optional<Time> parse_time(std::string_view text);
+
+}  // namespace ckptd::proto::control
