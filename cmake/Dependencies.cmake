@@ -5,7 +5,7 @@ find_package(PkgConfig REQUIRED)
 
 find_package(spdlog REQUIRED)                                # everywhere: logging; brings fmt, our formatter
 find_package(fmt REQUIRED)
-find_package(Boost 1.81 REQUIRED)                            # common/http, daemon/control: Asio and Beast, headers only
+find_package(Boost 1.81 REQUIRED CONFIG)                           # common/http, daemon/control: Asio and Beast, headers only
 find_package(nlohmann_json 3.11 REQUIRED)                    # proto/control, proto/sglang, daemon/journal, ctl
 find_package(CLI11 REQUIRED)                                 # daemon/config, ctl
 find_package(tomlplusplus REQUIRED)                          # daemon/config

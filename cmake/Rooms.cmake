@@ -1,3 +1,12 @@
+# Temporary, while rooms are being built side by side: adds those that exist.
+function(ckptd_add_existing)
+  foreach(dir IN LISTS ARGN)
+    if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/CMakeLists.txt)
+      add_subdirectory(${dir})
+    endif()
+  endforeach()
+endfunction()
+
 # ckptd_room(NAME SOURCES ... [LEANS_ON room...] [PACKAGES target...])
 #
 # One static library for each room. LEANS_ON is the "may lean on" column of docs/ARCHITECTURE.md: link lists are what
