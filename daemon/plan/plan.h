@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "common/result.h"
@@ -75,6 +76,10 @@ std::uint64_t smallest_arena_bytes(const weights::Manifest& manifest, const Pack
 /// Two buckets of the asked size, so that one is reloaded while the next is uploaded; at least the largest tensor, and
 /// no more than the whole model needs.
 std::uint64_t wanted_arena_bytes(const weights::Manifest& manifest, const Packing& packing);
+
+/// What is used when nobody asked for a bucket size: a sixteenth of the model in powers of two, so that uploads and
+/// reloads overlap, between 16 MiB (fewer round trips than tensors) and 512 MiB (memory taken from the engine).
+std::uint64_t default_bucket_bytes(std::uint64_t tensor_bytes);
 
 /// broadcast pays where several members can copy from each other faster than from host memory; on one member, or on
 /// host devices (whose peers' memory is host memory), every lane uploads for itself.

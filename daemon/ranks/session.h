@@ -74,6 +74,9 @@ class Session {
 
   /// Sends the rank the error and hands the endpoint to the custodian. The session is dead after this. Never blocks.
   virtual void fail(const Error& reason) noexcept = 0;
+
+  /// Closes the endpoint at once, without the custodian: for a session whose endpoint nobody was told of.
+  virtual void discard() noexcept = 0;
 };
 
 }  // namespace ckptd::ranks

@@ -1,0 +1,158 @@
+#include "daemon/assembly.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "daemon/collective/local/local_group.h"
+#include "daemon/control/server.h"
+#include "daemon/device/host/host_device.h"
+#include "daemon/fleet/sglang/sglang_engine.h"
+#include "daemon/operations/make.h"
+#include "daemon/ranks/checkpoint_engine/endpoints.h"
+
+namespace ckptd {
+namespace {
+
+Result<std::vector<std::unique_ptr<device::Device>>> make_devices(const config::Config& config) {
+  if (config.device == config::DeviceKind::cuda)
+    return fail(ErrorKind::unsupported, "this build has no CUDA: set [device] kind (--device) to host or auto");
+  if (config.device == config::DeviceKind::automatic)
+    spdlog::warn("this build has no CUDA: device auto means {} host device(s)", config.host_devices);
+  std::vector<std::unique_ptr<device::Device>> devices;
+  for (unsigned i = 0; i < config.host_devices; ++i) devices.push_back(device::host::make_host_device(i));
+  return devices;
+}
+
+Result<std::unique_ptr<fleet::Engine>> make_engine(const std::string& kind, const std::string& name,
+                                                   const std::string& endpoint) {
+  auto where = CKPTD_TRY(http::Endpoint::parse(endpoint));
+  if (kind == "sglang") return fleet::sglang::make_engine(name, std::move(where));
+  std::string known;
+  for (const auto& each : fleet::known_kinds()) known += (known.empty() ? "" : ", ") + each;
+  return fail(ErrorKind::invalid_argument, "'{}' is not a kind of engine that this build speaks to; it knows: {}", kind,
+              known);
+}
+
+store::LockPolicy policy_of(config::Lock lock) {
+  switch (lock) {
+    case config::Lock::required: return store::LockPolicy::required;
+    case config::Lock::try_: return store::LockPolicy::try_;
+    case config::Lock::off: break;
+  }
+  return store::LockPolicy::off;
+}
+
+std::string name_of(config::Lock lock) {
+  switch (lock) {
+    case config::Lock::required: return "required";
+    case config::Lock::try_: return "try";
+    case config::Lock::off: break;
+  }
+  return "off";
+}
+
+std::optional<plan::FanOut> fan_out_of(config::FanOut fan_out) {
+  switch (fan_out) {
+    case config::FanOut::independent: return plan::FanOut::independent;
+    case config::FanOut::broadcast: return plan::FanOut::broadcast;
+    case config::FanOut::automatic: break;
+  }
+  return std::nullopt;
+}
+
+operations::Options operations_options(const config::Config& config) {
+  operations::Options options;
+  options.source = {config.source_roots, config.direct_io};
+  options.prefetch.readers = config.prefetch_readers;
+  options.prefetch.hashers = config.prefetch_hashers;
+  options.prefetch.no_progress = config.load_no_progress;
+  options.deadlines = {config.connect_timeout, config.reload_timeout, config.release_timeout, config.finish_timeout,
+                       config.upload_timeout};
+  options.engine_timeout = config.engine_timeout;
+  options.bucket_bytes = config.bucket_bytes;
+  options.arena_bytes = config.arena_bytes;
+  options.fan_out = fan_out_of(config.fan_out);
+  options.lock = name_of(config.lock);
+  for (const auto& preload : config.preloads)
+    options.preloads.push_back({preload.checkpoint, preload.source, preload.keep});
+  return options;
+}
+
+/// Engines of the configuration are registered once; what the journal knows of an engine stays.
+Result<> seed_engines(operations::Operations& operations, const config::Config& config) {
+  for (const auto& engine : config.engines)
+    if (auto put = operations.put_engine({engine.name, engine.kind, engine.endpoint, engine.checkpoint, engine.devices});
+        !put)
+      return std::unexpected(put.error().within("engine " + engine.name + " of the configuration"));
+  return {};
+}
+
+class Running final : public Assembly {
+ public:
+  explicit Running(const config::Config& config)
+      : config_(config), jobs_(config.job_history) {}
+
+  /// Jobs use the operations and all below them: they end first, also when start() came only half way.
+  ~Running() override {
+    server_.reset();
+    jobs_.shutdown();
+  }
+
+  Result<> start() {
+    std::error_code error;
+    std::filesystem::create_directories(config_.runtime_dir, error);
+    if (error)
+      return fail(ErrorKind::io, "create the runtime directory {}: {} (--runtime-dir)", config_.runtime_dir.string(),
+                  error.message());
+    journal_ = CKPTD_TRY(journal::Journal::open(config_.state_dir));
+    devices_ = CKPTD_TRY(make_devices(config_));
+    std::vector<device::Device*> devices;
+    for (const auto& each : devices_) devices.push_back(each.get());
+    store_ = CKPTD_TRY(store::Store::create({.budget_bytes = config_.store_budget_bytes,
+                                             .segment_bytes = config_.segment_bytes,
+                                             .lock = policy_of(config_.lock),
+                                             .huge_pages = config_.huge_pages},
+                                            devices));
+    catalogue_ = std::make_unique<catalogue::Catalogue>();
+    endpoints_ = CKPTD_TRY(ranks::checkpoint_engine::make_endpoints(
+        {config_.runtime_dir / "r", config_.rank_group, config_.custody}));
+    operations_ = operations::make_operations(
+        {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices, collective::local::make_group, make_engine},
+        operations_options(config_));
+    CKPTD_TRY(seed_engines(*operations_, config_));
+    server_ = CKPTD_TRY(control::Server::start(
+        {.socket = config_.runtime_dir / "control.sock", .group = config_.control_group}, *operations_));
+    return {};
+  }
+
+  void stop() override {
+    server_.reset();
+    jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
+    const auto waiting = endpoints_->drain(Deadline::in(config_.shutdown));
+    for (const auto& open : waiting)
+      spdlog::warn("a rank of {} on {} may still wait on {}: the next ckptd with this runtime and state directory frees it",
+                   open.engine.empty() ? "an earlier update" : open.engine, open.device, open.endpoint);
+  }
+
+ private:
+  config::Config config_;
+  std::unique_ptr<journal::Journal> journal_;
+  std::vector<std::unique_ptr<device::Device>> devices_;
+  std::unique_ptr<store::Store> store_;
+  std::unique_ptr<catalogue::Catalogue> catalogue_;
+  std::unique_ptr<ranks::Endpoints> endpoints_;
+  jobs::Registry jobs_;
+  std::unique_ptr<operations::Operations> operations_;
+  std::unique_ptr<control::Server> server_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Assembly>> Assembly::build(const config::Config& config) {
+  auto running = std::make_unique<Running>(config);
+  CKPTD_TRY(running->start());
+  return running;
+}
+
+}  // namespace ckptd

@@ -1,0 +1,121 @@
+#include <algorithm>
+
+#include "common/http_client.h"
+#include "daemon/operations/service.h"
+
+namespace ckptd::operations {
+namespace {
+
+Result<> check_engine_name(const std::string& name) {
+  auto allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+  };
+  if (!name.empty() && name.size() <= 64 && std::ranges::all_of(name, allowed)) return {};
+  return fail(ErrorKind::invalid_argument,
+              "'{}' is not an engine name: write 1 to 64 letters, digits, '.', '_' and '-', as in sglang-0", name);
+}
+
+}  // namespace
+
+Result<std::vector<device::Device*>> Service::devices_named(const std::vector<std::string>& uuids) const {
+  if (uuids.empty()) return parts_.devices;
+  std::vector<device::Device*> chosen;
+  for (const auto& uuid : uuids) {
+    auto at = std::ranges::find(parts_.devices, uuid, [](const auto* device) { return device->identity().uuid; });
+    if (at == parts_.devices.end()) {
+      std::string known;
+      for (const auto* device : parts_.devices) known += (known.empty() ? "" : ", ") + device->identity().uuid;
+      return fail(ErrorKind::invalid_argument, "there is no device {} here; there are {}", uuid, known);
+    }
+    if (std::ranges::find(chosen, *at) != chosen.end())
+      return fail(ErrorKind::invalid_argument, "device {} is named twice", uuid);
+    chosen.push_back(*at);
+  }
+  return chosen;
+}
+
+api::Engine Service::show_engine(const journal::EngineRecord& record) const {
+  api::Engine engine;
+  engine.name = record.name;
+  engine.kind = record.kind;
+  engine.endpoint = record.endpoint;
+  engine.checkpoint = record.checkpoint;
+  if (auto devices = devices_named(record.devices))
+    for (const auto* device : *devices) engine.devices.push_back(device->identity().uuid);
+  else
+    engine.devices = record.devices;
+  if (record.target) engine.target = record.target->id;
+  if (record.serving) engine.serving = record.serving->id;
+  engine.poisoned = record.poisoned;
+  engine.state = record.poisoned.empty() ? "idle" : "poisoned";
+  std::lock_guard lock(mutex_);
+  if (auto at = updating_.find(record.name); at != updating_.end()) {
+    engine.state = "updating";
+    engine.job = at->second;
+  }
+  return engine;
+}
+
+std::vector<api::Engine> Service::engines() const {
+  std::vector<api::Engine> shown;
+  for (const auto& record : parts_.journal.contents().engines) shown.push_back(show_engine(record));
+  std::ranges::sort(shown, {}, &api::Engine::name);
+  return shown;
+}
+
+Result<api::Engine> Service::engine(const std::string& name) const {
+  const auto records = parts_.journal.contents().engines;
+  const auto at = std::ranges::find(records, name, &journal::EngineRecord::name);
+  if (at == records.end()) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", name);
+  return show_engine(*at);
+}
+
+Result<api::Engine> Service::put_engine(const api::EngineRequest& request) {
+  CKPTD_TRY(check_engine_name(request.name));
+  CKPTD_TRY(weights::parse_checkpoint_name(request.checkpoint));
+  CKPTD_TRY(parts_.make_engine(request.kind, request.name, request.endpoint));
+  CKPTD_TRY(devices_named(request.devices));
+  std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
+  CKPTD_TRY(check_not_updating(request.name));
+  const journal::EngineRecord wanted{request.name,    request.kind, request.endpoint, request.checkpoint,
+                                     request.devices, {},           {},               {}};
+  CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
+    auto at = std::ranges::find(contents.engines, request.name, &journal::EngineRecord::name);
+    if (at == contents.engines.end()) {
+      contents.engines.push_back(wanted);
+      return;
+    }
+    // The same server under changed devices or another checkpoint still holds what it held; another server does not.
+    const auto old = *at;
+    *at = wanted;
+    if (old.kind != wanted.kind || old.endpoint != wanted.endpoint) return;
+    at->target = old.target;
+    at->serving = old.serving;
+    at->poisoned = old.poisoned;
+  }));
+  return engine(request.name);
+}
+
+Result<> Service::remove_engine(const std::string& name) {
+  std::lock_guard starting(starting_);
+  CKPTD_TRY(check_not_updating(name));
+  bool found = false;
+  CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
+    found = std::erase_if(contents.engines, [&](const auto& engine) { return engine.name == name; }) > 0;
+  }));
+  if (!found) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", name);
+  return {};
+}
+
+Result<> Service::check_not_updating(const std::string& engine) const {
+  std::lock_guard lock(mutex_);
+  if (auto at = updating_.find(engine); at != updating_.end())
+    return std::unexpected(Error{ErrorKind::busy, fmt::format("engine {} is being updated by job {}: wait for it "
+                                                              "(ckptctl wait job/{}) or cancel it",
+                                                              engine, at->second, at->second)}
+                               .with_fact("job", at->second)
+                               .with_fact("engine", engine));
+  return {};
+}
+
+}  // namespace ckptd::operations

@@ -1,0 +1,161 @@
+#include <spdlog/spdlog.h>
+
+#include <future>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "common/units.h"
+#include "daemon/operations/service.h"
+#include "daemon/operations/show.h"
+
+namespace ckptd::operations {
+namespace {
+
+/// Tells the job how far the readers are, a few times a second, while it lives.
+class ProgressTeller {
+ public:
+  ProgressTeller(jobs::Handle& job, const prefetch::Progress& progress, std::uint64_t total_bytes)
+      : thread_([&job, &progress, total_bytes](std::stop_token stop) {
+          while (!stop.stop_requested()) {
+            job.progress(progress.read_bytes, total_bytes);
+            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+          }
+          job.progress(progress.read_bytes, total_bytes);
+        }) {}
+
+ private:
+  std::jthread thread_;
+};
+
+std::string load_result(const catalogue::View& view, double read_seconds, double seconds, bool already_resident) {
+  return nlohmann::json{{"checkpoint", view.id.show()},     {"identity", view.identity},
+                        {"bytes", view.tensor_bytes},       {"tensors", view.tensor_count},
+                        {"store_bytes", view.store_bytes},  {"read_seconds", read_seconds},
+                        {"seconds", seconds},               {"already_resident", already_resident}}
+      .dump();
+}
+
+}  // namespace
+
+Result<api::Job> Service::load(const api::LoadRequest& request) {
+  const auto id = CKPTD_TRY(weights::CheckpointId::of(request.name, request.version));
+  const auto key = fmt::format("load {} {}", id.show(), request.source_uri);
+
+  // A wrong directory, a conflict or a budget that is too small is worth an answer of its own rather than a job to look
+  // up: the request waits, briefly, until the load is accepted or has failed. A slow file system gets its job.
+  auto accepted = std::make_shared<std::promise<void>>();
+  auto settled = accepted->get_future();
+  jobs::Record record;
+  {
+    std::lock_guard lock(starting_);
+    if (!request.idempotency_key.empty())
+      if (auto earlier = parts_.jobs.with_idempotency_key(key, request.idempotency_key); earlier && !earlier->error)
+        return show(*earlier);
+    if (auto running = parts_.jobs.running_with_key(key)) return show(*running);
+    auto body = [this, request, id, accepted](jobs::Handle& job) {
+      return run_load(request, id, job, [accepted] { accepted->set_value(); });
+    };
+    record = CKPTD_TRY(parts_.jobs.start({"load", id.show(), key, request.idempotency_key}, std::move(body)));
+  }
+  const auto deadline = Deadline::in(std::chrono::seconds(2));
+  while (!deadline.passed() && settled.wait_for(std::chrono::milliseconds(5)) != std::future_status::ready) {
+    auto now = parts_.jobs.find(record.id);
+    if (!now || now->state != jobs::State::running) break;
+  }
+  auto now = parts_.jobs.find(record.id);
+  if (!now) return show(record);
+  if (now->error) return std::unexpected(Error(*now->error).with_fact("job", now->id));
+  return show(*now);
+}
+
+Result<std::string> Service::answer_resident(const catalogue::View& there, const weights::Manifest& found, bool keep) {
+  const auto stamp = weights::source_stamp_of(found).hex();
+  if (stamp != there.source_stamp)
+    return std::unexpected(
+        Error{ErrorKind::conflict,
+              fmt::format("{} is resident with identity {}, read from files stamped {}; the files there now are "
+                          "stamped {}: they were changed or replaced. The bytes of a version never change: load them "
+                          "under another version, or evict this one first (ckptctl evict {} --forget)",
+                          there.id.show(), there.identity, there.source_stamp, stamp, there.id.show())}
+            .with_fact("resident_identity", there.identity)
+            .with_fact("resident_source", there.source_stamp)
+            .with_fact("found_source", stamp));
+  if (keep) CKPTD_TRY(parts_.catalogue.set_kept(there.id, true));
+  return load_result(there, 0, 0, true);
+}
+
+Result<std::string> Service::run_load(const api::LoadRequest& request, const weights::CheckpointId& id,
+                                      jobs::Handle& job, const std::function<void()>& accepted) {
+  const auto start = Clock::now();
+  job.stage("opening");
+  auto source = CKPTD_TRY(source::open(request.source_uri, options_.source));
+  const auto& manifest = source->manifest();
+  if (auto there = parts_.catalogue.view(id); there && there->state == catalogue::State::resident)
+    return answer_resident(*there, manifest, request.keep);
+
+  CKPTD_TRY(parts_.catalogue.begin_load(id, request.source_uri, job.id(), request.keep));
+  auto filled = [&]() -> Result<prefetch::Filled> {
+    catalogue::Contents contents{.manifest = manifest,
+                                 .layout = weights::Layout(manifest, parts_.store.segment_bytes()),
+                                 .tensor_digests = {},
+                                 .schema = weights::schema_of(manifest),
+                                 .identity = {},
+                                 .source_stamp = weights::source_stamp_of(manifest),
+                                 .source_uri = request.source_uri,
+                                 .memory = {}};
+    const auto total = contents.layout.total_bytes();
+    job.stage("reserving memory");
+    contents.memory = CKPTD_TRY(parts_.store.reserve(contents.layout.segment_count(), job.stop(),
+                                                     [&](std::uint64_t touched) { job.progress(touched, total); }));
+    accepted();
+    job.stage("reading");
+    prefetch::Progress progress;
+    auto result = [&] {
+      ProgressTeller teller(job, progress, total);
+      return prefetch::fill(*source, contents.layout, contents.memory, options_.prefetch, progress, job.stop());
+    }();
+    auto done = CKPTD_TRY(std::move(result));
+    contents.tensor_digests = done.tensor_digests;
+    contents.identity = weights::identity_of(manifest, contents.tensor_digests);
+    CKPTD_TRY(parts_.catalogue.finish_load(id, std::move(contents)));
+    return done;
+  }();
+  if (!filled) {
+    auto error = filled.error().within("loading " + id.show());
+    // finish_load has marked a conflict of identities itself; this keeps the first reason.
+    parts_.catalogue.fail_load(id, error);
+    return std::unexpected(std::move(error));
+  }
+  const auto view = parts_.catalogue.view(id);
+  if (!view) return fail(ErrorKind::internal, "{} left the catalogue while it was loaded", id.show());
+  const auto seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  spdlog::info("{}: loaded {} in {} tensors, {} ({}), identity {}", id.show(), show_bytes(view->tensor_bytes),
+               view->tensor_count, show_seconds(seconds), show_rate(view->tensor_bytes, filled->seconds), view->identity);
+  return load_result(*view, filled->seconds, seconds, false);
+}
+
+void Service::start_preloads() {
+  for (const auto& preload : options_.preloads) {
+    auto id = weights::CheckpointId::parse(preload.checkpoint);
+    auto job = id ? load({id->name, id->version, preload.source, preload.keep, {}})
+                  : Result<api::Job>(std::unexpected(id.error()));
+    if (!job) spdlog::error("preload {}: {}", preload.checkpoint, job.error().sentence);
+  }
+}
+
+std::vector<std::string> Service::missing_preloads() const {
+  std::vector<std::string> sentences;
+  for (const auto& preload : options_.preloads) {
+    auto id = weights::CheckpointId::parse(preload.checkpoint);
+    auto view = id ? parts_.catalogue.view(*id) : std::nullopt;
+    if (!view)
+      sentences.push_back(fmt::format("preload {} has not begun or could not begin", preload.checkpoint));
+    else if (view->error)
+      sentences.push_back(fmt::format("preload {} failed: {}", preload.checkpoint, view->error->sentence));
+    else if (view->state != catalogue::State::resident)
+      sentences.push_back(fmt::format("preload {} is {}", preload.checkpoint, catalogue::name_of(view->state)));
+  }
+  return sentences;
+}
+
+}  // namespace ckptd::operations

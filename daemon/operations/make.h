@@ -1,0 +1,68 @@
+// Puts the use cases together from the rooms they act on. assembly.cpp is the only caller.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/catalogue/catalogue.h"
+#include "daemon/collective/group.h"
+#include "daemon/device/device.h"
+#include "daemon/fleet/engine.h"
+#include "daemon/jobs/jobs.h"
+#include "daemon/journal/journal.h"
+#include "daemon/operations/operations.h"
+#include "daemon/pipeline/push.h"
+#include "daemon/plan/plan.h"
+#include "daemon/prefetch/prefetch.h"
+#include "daemon/ranks/endpoints.h"
+#include "daemon/source/source.h"
+#include "daemon/store/store.h"
+
+namespace ckptd::operations {
+
+/// What the use cases act on. Everything outlives the operations.
+struct Parts {
+  catalogue::Catalogue& catalogue;
+  store::Store& store;
+  jobs::Registry& jobs;
+  journal::Journal& journal;
+  ranks::Endpoints& endpoints;
+  std::vector<device::Device*> devices;
+  std::function<Result<std::vector<std::unique_ptr<collective::Member>>>(const std::vector<device::Device*>&,
+                                                                         const std::vector<std::string>&)>
+      make_group;
+  std::function<Result<std::unique_ptr<fleet::Engine>>(const std::string& kind, const std::string& name,
+                                                       const std::string& endpoint)>
+      make_engine;
+};
+
+struct Preload {
+  std::string checkpoint;  ///< NAME@VERSION
+  std::string source;
+  bool keep = true;
+};
+
+struct Options {
+  source::Options source;
+  prefetch::Options prefetch;
+  pipeline::Deadlines deadlines;
+  std::chrono::milliseconds engine_timeout{1'800'000};  ///< the engine's whole answer to one update
+  std::chrono::milliseconds ping_timeout{5'000};
+  std::chrono::milliseconds answer_grace{10'000};  ///< after the ranks' verdict the engine's answer, and the reverse
+  std::uint64_t bucket_bytes = 0;                  ///< 0: plan::default_bucket_bytes
+  std::uint64_t arena_bytes = 0;                   ///< 0: plan::wanted_arena_bytes
+  std::optional<plan::FanOut> fan_out;             ///< absent: plan::choose_fan_out
+  bool peer_copies_are_faster = false;
+  std::string lock;                                ///< for status
+  std::vector<Preload> preloads;
+};
+
+/// Takes over what a dead predecessor left in the journal (frees its ranks, marks its engines), then starts the
+/// preloads.
+std::unique_ptr<Operations> make_operations(Parts parts, Options options);
+
+}  // namespace ckptd::operations

@@ -1,0 +1,41 @@
+#include "daemon/operations/show.h"
+
+namespace ckptd::operations {
+
+proto::control::Job show(const jobs::Record& record) {
+  proto::control::Job job;
+  job.id = record.id;
+  job.kind = record.kind;
+  job.subject = record.subject;
+  job.state = jobs::name_of(record.state);
+  job.stage = record.stage;
+  job.done_bytes = record.done_bytes;
+  job.total_bytes = record.total_bytes;
+  job.error = record.error;
+  job.result = record.result;
+  job.started = record.started;
+  if (record.state != jobs::State::running) job.ended = record.ended;
+  job.cancel_requested = record.cancel_requested;
+  return job;
+}
+
+proto::control::Version show(const catalogue::View& view) {
+  proto::control::Version version;
+  version.name = view.id.name;
+  version.version = view.id.version;
+  version.state = catalogue::name_of(view.state);
+  version.source_uri = view.source_uri;
+  version.job = view.job;
+  version.identity = view.identity;
+  version.schema = view.schema;
+  version.tensor_count = view.tensor_count;
+  version.tensor_bytes = view.tensor_bytes;
+  version.store_bytes = view.store_bytes;
+  version.kept = view.kept;
+  version.leased_by = view.leased_by;
+  version.error = view.error;
+  version.since = view.since;
+  return version;
+}
+
+}  // namespace ckptd::operations

@@ -1,0 +1,214 @@
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "common/units.h"
+#include "daemon/fleet/admission.h"
+#include "daemon/operations/engine_push.h"
+#include "daemon/operations/service.h"
+#include "daemon/operations/show.h"
+
+namespace ckptd::operations {
+namespace {
+
+std::string key_of(const api::UpdateRequest& request, const weights::CheckpointId& id) {
+  auto engines = request.engines;
+  std::ranges::sort(engines);
+  return fmt::format("update {} to [{}] bucket {} force {} flush {}", id.show(), fmt::join(engines, ","),
+                     request.bucket_bytes.value_or(0), request.force, request.flush_cache);
+}
+
+std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionRecord>& record) {
+  if (!record) return std::nullopt;
+  return fleet::VersionRef{record->id, record->identity, record->schema};
+}
+
+}  // namespace
+
+Result<api::Job> Service::update(const api::UpdateRequest& request) {
+  const auto id = CKPTD_TRY(weights::CheckpointId::of(request.name, request.version));
+  const auto key = key_of(request, id);
+  std::lock_guard lock(starting_);
+  if (!request.idempotency_key.empty())
+    if (auto earlier = parts_.jobs.with_idempotency_key(key, request.idempotency_key)) return show(*earlier);
+  if (auto running = parts_.jobs.running_with_key(key)) return show(*running);
+
+  auto admitted = std::make_shared<Admitted>(CKPTD_TRY(admit(request, id)));
+  // Claimed before the job starts, so that of two requests one is refused and not queued.
+  CKPTD_TRY(claim_engines(admitted->pushes));
+  std::vector<std::string> names;
+  for (const auto& push : admitted->pushes) names.push_back(push.engine);
+  auto record = parts_.jobs.start(
+      {"update", fmt::format("{} -> {}", id.show(), fmt::join(names, ", ")), key, request.idempotency_key},
+      [this, admitted, id](jobs::Handle& job) {
+        auto result = run_update(*admitted, id, job);
+        release_engines(admitted->pushes);
+        return result;
+      });
+  if (!record) {
+    release_engines(admitted->pushes);
+    return std::unexpected(record.error());
+  }
+  name_claims(admitted->pushes, record->id);
+  return show(*record);
+}
+
+Result<api::UpdatePreview> Service::preview_update(const api::UpdateRequest& request) {
+  const auto id = CKPTD_TRY(weights::CheckpointId::of(request.name, request.version));
+  const auto admitted = CKPTD_TRY(admit(request, id));
+  api::UpdatePreview preview{.checkpoint = id.show(), .engines = {}};
+  for (const auto& push : admitted.pushes) {
+    const auto arena_bytes = CKPTD_TRY(affordable_arena_bytes(push, admitted.lease->manifest));
+    const auto plan = CKPTD_TRY(plan_push(push, *admitted.lease, arena_bytes));
+    api::UpdatePreview::PerEngine engine;
+    engine.engine = push.engine;
+    engine.fan_out = plan::name_of(plan.fan_out);
+    for (const auto* device : push.devices) engine.devices.push_back(device->identity().uuid);
+    engine.buckets = plan.buckets.size();
+    engine.bucket_bytes = push.bucket_bytes;
+    engine.arena_bytes = plan.arena_bytes;
+    engine.tensor_bytes = plan.tensor_bytes;
+    engine.tensors = admitted.lease->manifest.tensors.size();
+    engine.copy_runs = plan.copy_runs;
+    engine.serving = push.serving;
+    engine.warnings = push.warnings;
+    preview.engines.push_back(std::move(engine));
+  }
+  return preview;
+}
+
+Result<std::vector<journal::EngineRecord>> Service::chosen_engines(const api::UpdateRequest& request) const {
+  const auto known = parts_.journal.contents().engines;
+  std::vector<journal::EngineRecord> chosen;
+  if (request.engines.empty()) {
+    std::ranges::copy_if(known, std::back_inserter(chosen),
+                         [&](const auto& engine) { return engine.checkpoint == request.name; });
+    if (chosen.empty())
+      return fail(ErrorKind::not_found,
+                  "no engine is registered for checkpoint {}: add one (ckptctl engine add NAME --kind sglang --endpoint "
+                  "URL --checkpoint {}) or name one with --engine",
+                  request.name, request.name);
+    return chosen;
+  }
+  for (const auto& name : request.engines) {
+    const auto at = std::ranges::find(known, name, &journal::EngineRecord::name);
+    if (at == known.end()) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", name);
+    if (std::ranges::find(chosen, name, &journal::EngineRecord::name) == chosen.end()) chosen.push_back(*at);
+  }
+  return chosen;
+}
+
+Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, const weights::CheckpointId& id) {
+  Admitted admitted;
+  const auto engines = CKPTD_TRY(chosen_engines(request));
+  admitted.lease = CKPTD_TRY(parts_.catalogue.lease(id, "an update being admitted"));
+  const auto& contents = *admitted.lease;
+  CKPTD_TRY(parts_.endpoints.check_carriable(contents.manifest));
+
+  const journal::VersionRecord wanted{id.show(), contents.identity.hex(), contents.schema.hex()};
+  for (const auto& engine : engines) {
+    std::vector<std::string> differences;
+    if (engine.serving)
+      if (auto schema = weights::Digest::from_hex(engine.serving->schema))
+        if (auto served = parts_.catalogue.manifest_with_schema(*schema))
+          differences = weights::schema_differences(contents.manifest, *served);
+    CKPTD_TRY(fleet::admit({engine.name, engine.checkpoint, reference(engine.serving), !engine.poisoned.empty()},
+                           id.name, {wanted.id, wanted.identity, wanted.schema}, differences, request.force));
+    EnginePush push;
+    push.engine = engine.name;
+    push.kind = engine.kind;
+    push.endpoint = engine.endpoint;
+    push.devices = CKPTD_TRY(devices_named(engine.devices));
+    push.weight_version = id.version;
+    push.record = wanted;
+    push.flush_cache = request.flush_cache;
+    push.bucket_bytes = request.bucket_bytes.value_or(
+        options_.bucket_bytes ? options_.bucket_bytes : plan::default_bucket_bytes(contents.manifest.tensor_bytes()));
+    // A configured arena that cannot hold the largest tensor is refused before anything is touched.
+    if (options_.arena_bytes && options_.arena_bytes < plan::smallest_arena_bytes(contents.manifest, packing(push)))
+      CKPTD_TRY(plan_push(push, contents, options_.arena_bytes));
+    if (engine.serving) push.serving = engine.serving->id;
+    if (!engine.poisoned.empty()) push.warnings.push_back("the engine is poisoned: " + engine.poisoned);
+    if (!differences.empty())
+      push.warnings.push_back(fmt::format("differs from what is served: {}", fmt::join(differences, "; ")));
+    admitted.pushes.push_back(std::move(push));
+  }
+  return admitted;
+}
+
+Result<> Service::claim_engines(const std::vector<EnginePush>& pushes) {
+  std::lock_guard lock(mutex_);
+  for (const auto& push : pushes)
+    if (auto at = updating_.find(push.engine); at != updating_.end())
+      return std::unexpected(
+          Error{ErrorKind::conflict,
+                fmt::format("engine {} is being updated by job {}: wait for it (ckptctl wait job/{}) or cancel it",
+                            push.engine, at->second, at->second)}
+              .with_fact("job", at->second)
+              .with_fact("engine", push.engine));
+  for (const auto& push : pushes) updating_[push.engine];
+  return {};
+}
+
+void Service::name_claims(const std::vector<EnginePush>& pushes, const std::string& job) {
+  std::lock_guard lock(mutex_);
+  for (const auto& push : pushes)
+    if (auto at = updating_.find(push.engine); at != updating_.end()) at->second = job;  // else it has ended already
+}
+
+void Service::release_engines(const std::vector<EnginePush>& pushes) {
+  std::lock_guard lock(mutex_);
+  for (const auto& push : pushes) updating_.erase(push.engine);
+}
+
+namespace {
+
+/// What one engine's push gave, side by side with the others'.
+struct Verdict {
+  std::string engine;
+  Result<nlohmann::json> report;
+};
+
+Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Verdict>& verdicts, double seconds) {
+  auto reports = nlohmann::json::array();
+  std::vector<std::string> failures;
+  const Error* first = nullptr;
+  for (const auto& verdict : verdicts) {
+    if (verdict.report) {
+      reports.push_back(*verdict.report);
+      continue;
+    }
+    if (!first) first = &verdict.report.error();
+    failures.push_back(fmt::format("engine {}: {}", verdict.engine, verdict.report.error().sentence));
+  }
+  if (!first)
+    return nlohmann::json{{"checkpoint", id.show()}, {"engines", reports}, {"seconds", seconds}}.dump();
+  Error error = *first;
+  error.sentence = verdicts.size() == 1 ? failures.front()
+                                        : fmt::format("{} of {} engines were updated; {}", reports.size(),
+                                                      verdicts.size(), fmt::join(failures, "; "));
+  return std::unexpected(std::move(error));
+}
+
+}  // namespace
+
+Result<std::string> Service::run_update(const Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job) {
+  const auto start = Clock::now();
+  const auto lease = CKPTD_TRY(parts_.catalogue.lease(id, job.id()));
+  const auto total = admitted.lease->manifest.tensor_bytes();
+  UpdateJob shared(job, total, admitted.pushes);
+
+  std::vector<Verdict> verdicts;
+  for (const auto& push : admitted.pushes) verdicts.push_back({push.engine, nlohmann::json{}});
+  {
+    std::vector<std::jthread> threads;
+    for (std::size_t i = 0; i < verdicts.size(); ++i)
+      threads.emplace_back([&, i] { verdicts[i].report = push_to_engine(admitted.pushes[i], *lease, shared); });
+  }
+  return judge(id, verdicts, std::chrono::duration<double>(Clock::now() - start).count());
+}
+
+}  // namespace ckptd::operations

@@ -1,0 +1,215 @@
+#include "daemon/pipeline/lane.h"
+
+#include <algorithm>
+#include <array>
+#include <functional>
+
+#include "common/waker.h"
+
+namespace ckptd::pipeline {
+namespace {
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+class Runner {
+ public:
+  Runner(Lane& lane, Together& together, std::unique_ptr<device::Stream> stream, Waker stream_waker, Waker stop_waker)
+      : lane_(lane),
+        all_(together),
+        buckets_(together.plan.buckets),
+        stream_waker_(std::move(stream_waker)),
+        stop_waker_(std::move(stop_waker)),
+        stream_(std::move(stream)) {}
+
+  /// Everything that the loop needs, before the first bucket moves.
+  Result<> prepare() {
+    for (auto& event : uploaded_) event = CKPTD_TRY(lane_.device->make_event());
+    std::size_t most_tensors = 0;
+    for (const auto& bucket : buckets_) most_tensors = std::max(most_tensors, bucket.tensors.size());
+    views_.reserve(most_tensors);
+    report_.device = lane_.device->identity().uuid;
+    return {};
+  }
+
+  Result<LaneReport> run() {
+    std::stop_callback on_stop(all_.stopped(), [this] { stop_waker_.wake(); });
+    CKPTD_TRY(open());
+    CKPTD_TRY(push());
+    CKPTD_TRY(close());
+    return report_;
+  }
+
+ private:
+  static constexpr std::uint32_t kUploadsAhead = 16;  ///< bounds the events; the arena's slots bound it more often
+
+  device::Event& uploaded(std::uint32_t bucket) { return *uploaded_[bucket % kUploadsAhead]; }
+
+  Result<> check_stop() const {
+    if (!all_.stopped().stop_requested()) return {};
+    if (auto error = all_.first_error()) return std::unexpected(*error);
+    return fail(ErrorKind::cancelled, "the update was cancelled");
+  }
+
+  /// Sends a step and waits for its acknowledgement, with nothing else to do meanwhile.
+  Result<> step(std::function<Result<>()> send, std::chrono::milliseconds limit) {
+    CKPTD_TRY(check_stop());
+    CKPTD_TRY(send());
+    const std::array wakers{stop_waker_.fd()};
+    const auto deadline = Deadline::in(limit);
+    for (;;) {
+      if (CKPTD_TRY(lane_.session->wait(wakers, deadline)) == ranks::Session::Woken::acknowledged) return {};
+      CKPTD_TRY(check_stop());
+    }
+  }
+
+  Result<> open() {
+    const auto start = Clock::now();
+    auto exported = CKPTD_TRY(lane_.arena->export_to_processes());
+    CKPTD_TRY(step([&] { return lane_.session->offer(exported); }, all_.deadlines.connect));
+    if (auto peer = lane_.session->peer()) report_.pid = peer->pid;
+    ++all_.progress.connected;
+    report_.connect_seconds = seconds_since(start);
+    // A broadcast is lockstep: it starts when every rank has opened its handle.
+    if (lane_.member) return lane_.member->agree({}, Deadline::in(all_.deadlines.connect));
+    return {};
+  }
+
+  /// Upload and reload overlap: while the rank reloads one bucket, the stream fills the slots that are free.
+  Result<> push() {
+    const auto start = Clock::now();
+    CKPTD_TRY(all_.touch());
+    while (reloaded_ < buckets_.size()) {
+      CKPTD_TRY(check_stop());
+      const bool more = may_upload();
+      if (more) CKPTD_TRY(upload(queued_));
+      if (!reloading_ && announced_ < queued_ && uploaded(announced_).reached()) CKPTD_TRY(announce());
+      // With more to queue the session is only looked at: its own waker makes the wait return at once.
+      if (may_upload()) stream_waker_.wake();
+      CKPTD_TRY(wait());
+    }
+    report_.push_seconds = seconds_since(start);
+    return {};
+  }
+
+  bool may_upload() const {
+    return queued_ < buckets_.size() && buckets_[queued_].after <= reloaded_ && queued_ < reloaded_ + kUploadsAhead;
+  }
+
+  Result<> upload(std::uint32_t number) {
+    const auto& bucket = buckets_[number];
+    const auto slot = lane_.arena->range().part(bucket.slot_offset, bucket.bytes);
+    if (!lane_.member || lane_.member->index() == bucket.owner)
+      for (const auto& run : bucket.runs) CKPTD_TRY(copy(slot, run));
+    if (lane_.member) CKPTD_TRY(spread(slot, bucket));
+    CKPTD_TRY(stream_->record(uploaded(number)));
+    CKPTD_TRY(stream_->wake_when_done(stream_waker_));
+    upload_deadline_ = Deadline::in(all_.deadlines.upload);
+    ++queued_;
+    return {};
+  }
+
+  Result<> copy(device::Range slot, const plan::CopyRun& run) {
+    const auto bytes = all_.resting(run.resting_offset, run.bytes);
+    if (bytes.size() != run.bytes)
+      return fail(ErrorKind::internal, "copy run at {} of {} bytes crosses a segment border", run.resting_offset,
+                  run.bytes);
+    all_.progress.uploaded_bytes += run.bytes;
+    return stream_->copy_from_host(slot.part(run.bucket_offset, run.bytes), bytes.data());
+  }
+
+  /// Somebody else's rank may take its whole reload deadline before its lane comes to this bucket: then that lane's own
+  /// error, which names the rank, must come first.
+  Result<> spread(device::Range slot, const plan::Bucket& bucket) {
+    const auto limit = all_.deadlines.upload + all_.deadlines.reload;
+    return lane_.member->broadcast(slot, bucket.owner, *stream_, Deadline::in(limit));
+  }
+
+  Result<> announce() {
+    CKPTD_TRY(uploaded(announced_).wait(Deadline::in({})));  // its error, if the upload ended with one
+    const auto& bucket = buckets_[announced_];
+    views_.clear();
+    for (const auto& placement : bucket.tensors) {
+      const auto& tensor = all_.manifest.tensors[placement.tensor];
+      views_.push_back({tensor.name, tensor.dtype, tensor.shape, bucket.slot_offset + placement.offset});
+    }
+    all_.progress.touched = true;
+    CKPTD_TRY(lane_.session->reload(views_, announced_));
+    reload_deadline_ = Deadline::in(all_.deadlines.reload);
+    reloading_ = true;
+    ++announced_;
+    return {};
+  }
+
+  Result<> wait() {
+    const auto start = Clock::now();
+    const std::array wakers{stop_waker_.fd(), stream_waker_.fd()};
+    const auto deadline = reloading_ ? reload_deadline_ : upload_deadline_;
+    auto woken = lane_.session->wait(wakers, deadline);
+    (reloading_ ? report_.reload_wait_seconds : report_.upload_wait_seconds) += seconds_since(start);
+    if (!woken && !reloading_ && woken.error().kind == ErrorKind::timed_out) return upload_timed_out();
+    stream_waker_.drain();
+    if (CKPTD_TRY(std::move(woken)) == ranks::Session::Woken::by_waker) return {};
+    reloading_ = false;
+    std::uint64_t bytes = 0;
+    for (const auto& run : buckets_[reloaded_].runs) bytes += run.bytes;
+    report_.bytes += bytes;
+    all_.progress.reloaded_bytes += bytes;
+    ++reloaded_;
+    return {};
+  }
+
+  std::unexpected<Error> upload_timed_out() {
+    if (auto reached = uploaded(announced_).wait(Deadline::in({})); !reached && reached.error().kind != ErrorKind::timed_out)
+      return std::unexpected(std::move(reached).error());
+    return fail(ErrorKind::timed_out, "uploading bucket {} of {} to {} made no progress within {} ms", announced_,
+                buckets_.size(), report_.device, all_.deadlines.upload.count());
+  }
+
+  Result<> close() {
+    const auto start = Clock::now();
+    CKPTD_TRY(step([&] { return lane_.session->release(); }, all_.deadlines.release));
+    CKPTD_TRY(step([&] { return lane_.session->finish(); }, all_.deadlines.finish));
+    report_.finish_seconds = seconds_since(start);
+    return {};
+  }
+
+  Lane& lane_;
+  Together& all_;
+  const std::vector<plan::Bucket>& buckets_;
+  std::array<std::unique_ptr<device::Event>, kUploadsAhead> uploaded_;
+  std::vector<ranks::TensorView> views_;
+  Waker stream_waker_, stop_waker_;
+  // Destroyed before what queued work uses: its destructor waits for that work.
+  std::unique_ptr<device::Stream> stream_;
+
+  // Buckets [0, reloaded_) are in the model, reloaded_ == announced_ or one less, [announced_, queued_) are on the way
+  // into their slots.
+  std::uint32_t queued_ = 0, announced_ = 0, reloaded_ = 0;
+  bool reloading_ = false;
+  Deadline upload_deadline_ = Deadline::in({}), reload_deadline_ = Deadline::in({});
+  LaneReport report_;
+};
+
+Result<LaneReport> prepared_run(Lane& lane, Together& together) {
+  auto stream = CKPTD_TRY(lane.device->make_stream());
+  auto stream_waker = CKPTD_TRY(Waker::create());
+  auto stop_waker = CKPTD_TRY(Waker::create());
+  Runner runner(lane, together, std::move(stream), std::move(stream_waker), std::move(stop_waker));
+  CKPTD_TRY(runner.prepare());
+  return runner.run();
+}
+
+}  // namespace
+
+Result<LaneReport> run_lane(Lane& lane, Together& together) {
+  auto report = prepared_run(lane, together);
+  if (!report) {
+    together.failed(report.error());
+    const auto& reason = *together.first_error();
+    if (lane.member) lane.member->abort(reason);
+    lane.session->fail(reason);
+  }
+  return report;
+}
+
+}  // namespace ckptd::pipeline

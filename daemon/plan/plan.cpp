@@ -1,0 +1,142 @@
+#include "daemon/plan/plan.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "daemon/plan/slots.h"
+
+namespace ckptd::plan {
+namespace {
+
+/// One bucket being filled.
+class Filling {
+ public:
+  Filling(const Packing& packing, std::uint64_t segment_bytes) : packing_(packing), segment_bytes_(segment_bytes) {}
+
+  bool empty() const { return bucket_.tensors.empty(); }
+
+  /// Where the tensor would stand: right behind its neighbour if it is one and its dtype allows, else a fresh run.
+  std::uint64_t offset_for(const weights::Tensor& tensor, std::uint64_t resting_offset) const {
+    const bool neighbour = !empty() && resting_offset == resting_end_;
+    if (neighbour && bucket_.bytes % weights::alignment_of(tensor.dtype) == 0) return bucket_.bytes;
+    return round_up(bucket_.bytes, packing_.run_alignment);
+  }
+
+  void add(std::uint32_t index, const weights::Tensor& tensor, std::uint64_t resting_offset) {
+    const auto offset = offset_for(tensor, resting_offset);
+    bucket_.tensors.push_back({index, offset});
+    add_runs(resting_offset, offset, tensor.extent.bytes);
+    bucket_.bytes = offset + tensor.extent.bytes;
+    resting_end_ = resting_offset + tensor.extent.bytes;
+  }
+
+  Bucket take() { return std::exchange(bucket_, {}); }
+
+ private:
+  /// Extends the last run, or starts one, cutting at segment borders.
+  void add_runs(std::uint64_t resting_offset, std::uint64_t bucket_offset, std::uint64_t bytes) {
+    while (bytes > 0) {
+      const auto step = std::min(bytes, segment_bytes_ - resting_offset % segment_bytes_);
+      auto* last = bucket_.runs.empty() ? nullptr : &bucket_.runs.back();
+      const bool extends = last && resting_offset % segment_bytes_ != 0 &&
+                           last->resting_offset + last->bytes == resting_offset &&
+                           last->bucket_offset + last->bytes == bucket_offset;
+      if (extends)
+        last->bytes += step;
+      else
+        bucket_.runs.push_back({resting_offset, bucket_offset, step});
+      resting_offset += step, bucket_offset += step, bytes -= step;
+    }
+  }
+
+  Packing packing_;
+  std::uint64_t segment_bytes_;
+  Bucket bucket_;
+  std::uint64_t resting_end_ = 0;
+};
+
+template <class T>
+void append(std::vector<std::byte>& bytes, T value) {
+  for (std::size_t i = 0; i < sizeof value; ++i) bytes.push_back(static_cast<std::byte>(value >> (8 * i)));
+}
+
+}  // namespace
+
+std::string_view name_of(FanOut fan_out) { return fan_out == FanOut::broadcast ? "broadcast" : "independent"; }
+
+weights::Digest Plan::digest() const {
+  std::vector<std::byte> bytes;
+  append(bytes, static_cast<std::uint64_t>(fan_out));
+  append(bytes, arena_bytes);
+  for (const auto& bucket : buckets) {
+    append(bytes, bucket.slot_offset);
+    append(bytes, bucket.bytes);
+    append(bytes, bucket.owner);
+    append(bytes, bucket.after);
+    append(bytes, static_cast<std::uint64_t>(bucket.tensors.size()));
+    for (const auto& placement : bucket.tensors) append(bytes, placement.tensor), append(bytes, placement.offset);
+    append(bytes, static_cast<std::uint64_t>(bucket.runs.size()));
+    for (const auto& run : bucket.runs)
+      append(bytes, run.resting_offset), append(bytes, run.bucket_offset), append(bytes, run.bytes);
+  }
+  return weights::digest_of(bytes);
+}
+
+Result<Plan> make_plan(const weights::Manifest& manifest, const weights::Layout& layout, const Request& request) {
+  const auto& packing = request.packing;
+  const auto limit = std::min(packing.bucket_bytes, request.arena_bytes);
+  Plan plan{.buckets = {}, .fan_out = request.fan_out, .arena_bytes = request.arena_bytes};
+  Filling filling(packing, layout.segment_bytes());
+  Slots slots(request.arena_bytes);
+
+  auto close_bucket = [&] {
+    auto bucket = filling.take();
+    const auto number = static_cast<std::uint32_t>(plan.buckets.size());
+    // The range is rounded so that the next slot starts aligned, but never past the arena's end.
+    const auto rounded = std::min(round_up(bucket.bytes, packing.run_alignment), request.arena_bytes);
+    const auto slot = slots.take(number, rounded);
+    bucket.slot_offset = slot.offset;
+    bucket.after = slot.after;
+    bucket.owner = number % request.members;
+    plan.copy_runs += bucket.runs.size();
+    plan.buckets.push_back(std::move(bucket));
+  };
+
+  for (std::uint32_t i = 0; i < manifest.tensors.size(); ++i) {
+    const auto& tensor = manifest.tensors[i];
+    if (tensor.extent.bytes > request.arena_bytes)
+      return fail(ErrorKind::no_space,
+                  "tensor {} is {} and the arena on the device holds {}: a tensor never spans buckets, so give the "
+                  "arena at least {} ([push] arena), or free memory on the device",
+                  tensor.name, show_bytes(tensor.extent.bytes), show_bytes(request.arena_bytes),
+                  show_bytes(smallest_arena_bytes(manifest, packing)));
+    const auto resting = layout.resting_offset(tensor.extent);
+    if (!filling.empty() && filling.offset_for(tensor, resting) + tensor.extent.bytes > limit) close_bucket();
+    filling.add(i, tensor, resting);
+    plan.tensor_bytes += tensor.extent.bytes;
+  }
+  if (!filling.empty()) close_bucket();
+  return plan;
+}
+
+std::uint64_t smallest_arena_bytes(const weights::Manifest& manifest, const Packing& packing) {
+  return round_up(std::max<std::uint64_t>(manifest.largest_tensor_bytes(), 1), packing.run_alignment);
+}
+
+std::uint64_t wanted_arena_bytes(const weights::Manifest& manifest, const Packing& packing) {
+  std::uint64_t whole = packing.run_alignment;
+  for (const auto& tensor : manifest.tensors) whole += round_up(tensor.extent.bytes, packing.run_alignment);
+  const auto bucket = round_up(std::max(packing.bucket_bytes, manifest.largest_tensor_bytes()), packing.run_alignment);
+  return std::min(whole, 2 * bucket);
+}
+
+std::uint64_t default_bucket_bytes(std::uint64_t tensor_bytes) {
+  return std::clamp(std::bit_ceil(tensor_bytes / 16 + 1), 16 * kMiB, 512 * kMiB);
+}
+
+FanOut choose_fan_out(std::uint32_t members, bool peer_copies_are_faster) {
+  return members > 1 && peer_copies_are_faster ? FanOut::broadcast : FanOut::independent;
+}
+
+}  // namespace ckptd::plan
