@@ -1,0 +1,44 @@
+// A rank without a process or a socket: a Session whose other side is a script.
+//
+// It reads the offered memory late, from a thread of its own, like a rank that loads a bucket: what the pipeline
+// overwrites too early, or announces before it is there, arrives as wrong bytes.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/waker.h"
+#include "daemon/ranks/session.h"
+
+namespace ckptd::tests {
+
+struct Script {
+  std::chrono::microseconds load{200};       ///< how long a bucket takes, at most; drawn from the seed
+  std::uint64_t seed = 1;
+  std::optional<std::uint32_t> fail_at_bucket, stall_at_bucket;
+  bool never_connects = false, fails_open = false, fails_finish = false;
+};
+
+/// What the rank has seen; outlives the session.
+struct Model {
+  std::mutex mutex;
+  std::map<std::string, std::vector<std::byte>> tensors;
+  std::vector<std::string> steps;           ///< "offer", "reload 0", ..., "release", "finish", "fail: ..."
+  std::string failed;                       ///< the reason given to fail()
+  std::atomic<bool> outstanding = false;    ///< a step was sent and not yet answered
+  std::atomic<bool> broke_lockstep = false;
+};
+
+/// `arena` is where the offered memory lies in this process: scripted ranks share it.
+std::unique_ptr<ranks::Session> make_scripted_session(std::string device, device::Range arena, Script script,
+                                                      std::shared_ptr<Model> model);
+
+}  // namespace ckptd::tests
