@@ -19,7 +19,7 @@ namespace ckptd::http {
 
 /// Where a server listens: "http://host:port", "http://[::1]:30000", "host:port" or "unix:/path/to.sock".
 struct Endpoint {
-  std::string host;       ///< empty for a Unix socket
+  std::string host;  ///< empty for a Unix socket
   std::uint16_t port = 0;
   std::string unix_path;  ///< empty for TCP
 
@@ -41,13 +41,14 @@ struct Response {
 };
 
 struct Limits {
-  std::chrono::milliseconds connect{5'000};
-  std::chrono::milliseconds response{30'000};  ///< from the sent request to the last byte of its answer
+  std::chrono::milliseconds connect{5'000};    ///< from the name to the open connection
+  std::chrono::milliseconds response{30'000};  ///< from the open connection to the last byte of the answer
   std::uint64_t body_bytes = 16 << 20;
 };
 
-/// Errors: unavailable (nobody listens, or the connection ended early), timed_out, cancelled (stop token),
-/// corrupt (not HTTP, or a body above the limit). An HTTP status of any value is not an error here.
+/// Errors: unavailable (nobody listens, or the connection ended early), denied (the socket's mode keeps us out),
+/// timed_out, cancelled (stop token), corrupt (not HTTP, or a body above the limit), invalid_argument (a request that
+/// cannot be written as HTTP). An HTTP status of any value is not an error here.
 Result<Response> send(const Endpoint& to, const Request& request, const Limits& limits, std::stop_token stop = {});
 
 /// "a%2Fb" -> "a/b"; an error for a broken escape. And its inverse for one path segment.

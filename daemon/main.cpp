@@ -40,7 +40,10 @@ sigset_t block_signals() {
 int main(int argc, char** argv) {
   auto command = config::parse_command_line(argc, argv);
   if (!command) return refuse(command.error());
-  if (command->action != config::Action::run) return 0;
+  if (command->action != config::Action::run) {
+    fmt::print("{}", command->answer);
+    return 0;
+  }
 
   const auto& config = command->config;
   spdlog::set_level(spdlog::level::from_str(config.log_level));

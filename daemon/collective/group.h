@@ -18,6 +18,7 @@ namespace ckptd::collective {
 
 class Member {
  public:
+  /// Leaves, which ends the group: calls that are not yet complete return an error that names this member.
   virtual ~Member() = default;
 
   virtual std::uint32_t index() const = 0;

@@ -1,4 +1,7 @@
 // One validated, immutable value from file and flags; nothing else reads the environment.
+//
+// Pure but for reading the file: no output, no exceptions, no state. What needs the machine to be judged (does the
+// group exist, is there a CUDA device, does a path fit a socket's 107 bytes) is judged by whoever uses the value.
 #pragma once
 
 #include <chrono>
@@ -51,7 +54,7 @@ struct Config {
   FanOut fan_out = FanOut::automatic;
 
   std::chrono::milliseconds load_no_progress{60'000};
-  std::chrono::milliseconds connect_timeout{60'000}, reload_timeout{120'000}, release_timeout{60'000},
+  std::chrono::milliseconds connect_timeout{300'000}, reload_timeout{120'000}, release_timeout{60'000},
       finish_timeout{600'000}, upload_timeout{60'000}, engine_timeout{1'800'000};
   std::chrono::milliseconds custody{1'800'000};  ///< how long a failed session's endpoint stays bound for its rank
   std::chrono::milliseconds shutdown{8'000};     ///< how long an orderly end waits for ranks
@@ -61,15 +64,29 @@ struct Config {
   std::size_t job_history = 200;
 };
 
-enum class Action { run, check, done };  ///< done: --help or --version was answered
+enum class Action { run, check, done };  ///< done: --help or --version was asked
 
 struct CommandLine {
   Action action = Action::run;
   Config config;
+  std::string answer;  ///< of check and done: what main prints to standard output before it ends with 0
 };
 
-/// Flags over file over defaults. Errors name file, line and key, or the flag, and show what is allowed; unknown keys
-/// are errors, with the nearest known one.
+/// Flags over file over defaults. Errors name file, line, column and key, or the flag, and show what is allowed;
+/// unknown keys and flags are errors, with the nearest known one. Paths in the file are absolute; those of flags become
+/// so.
 Result<CommandLine> parse_command_line(int argc, const char* const* argv);
+
+/// A configuration file that has these very values, as --check-config shows them.
+std::string show(const Config& config);
+
+/// What docs/configuration.md says of one key, in the order of show().
+struct KeyDoc {
+  std::string key;           ///< "store.budget", "engine.name" for each [[engine]]
+  std::string flag;          ///< "--store-budget", or empty
+  std::string default_text;  ///< as in a file, or "required"
+  std::string meaning;
+};
+std::vector<KeyDoc> known_keys();
 
 }  // namespace ckptd::config

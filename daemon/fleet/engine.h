@@ -26,8 +26,9 @@ class Engine {
  public:
   virtual ~Engine() = default;
 
-  /// Success only when the engine says so itself. peer_failed with the engine's message when it says no (401 and 403
-  /// told apart), unavailable when it cannot be reached or the connection broke, timed_out, cancelled.
+  /// Success only when the engine says so itself. Errors: peer_failed with the engine's message when it says no, denied
+  /// when it wants a key, unsupported when it has no such call, unavailable when it cannot be reached or the connection
+  /// broke, timed_out, cancelled.
   virtual Result<std::string> call_update(const UpdateCall& call, std::chrono::milliseconds timeout,
                                           std::stop_token stop) = 0;
 

@@ -1,7 +1,9 @@
 // Long-running requests: progress, cancellation, history.
 //
 // A job is one thread that runs one function. Registry is safe from any thread and its calls never block, except
-// shutdown() and wait(). The history is bounded: finished jobs leave, oldest first. A job's record is a copy.
+// shutdown() and wait(). The history is bounded: finished jobs leave, the one that ended first leaves first; running
+// ones never do. A job's record is a copy. Bodies are destroyed, with all that they hold, before their job counts as
+// ended. A body must not call shutdown().
 #pragma once
 
 #include <chrono>
@@ -11,6 +13,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/deadline.h"
@@ -41,14 +44,18 @@ class Handle {
  public:
   virtual ~Handle() = default;
   virtual const std::string& id() const = 0;
+  /// Callbacks registered here run on the thread that cancels, which holds no lock of the registry.
   virtual std::stop_token stop() const = 0;
   virtual void stage(std::string text) = 0;
   virtual void progress(std::uint64_t done_bytes, std::uint64_t total_bytes) = 0;
-  /// From now on cancel() without force is refused with this sentence.
-  virtual void guard_against_cancel(std::string sentence) = 0;
+  /// From now on cancel() without force is refused with this sentence. cancelled when a cancel or the end of the
+  /// daemon came first: then stop() is requested, and the job should end instead of doing what it wanted to guard.
+  virtual Result<> guard_against_cancel(std::string sentence) = 0;
 };
 
-using Body = std::function<Result<std::string>(Handle&)>;  ///< returns the result, a JSON object
+/// Returns the result, a JSON object. An Error of kind cancelled makes the job cancelled, any other makes it failed,
+/// and so does an exception, as an internal error.
+using Body = std::function<Result<std::string>(Handle&)>;
 
 struct Request {
   std::string kind, subject, key, idempotency_key;
@@ -57,9 +64,11 @@ struct Request {
 class Registry {
  public:
   explicit Registry(std::size_t history);
+  Registry(const Registry&) = delete;  // jobs refer to it
+  Registry& operator=(const Registry&) = delete;
   ~Registry();  ///< as shutdown()
 
-  /// Starts a thread. unavailable while shutting down.
+  /// Starts a thread; ids count up over all kinds. unavailable while shutting down, no_space without another thread.
   Result<Record> start(Request request, Body body);
 
   std::optional<Record> find(const std::string& id) const;

@@ -1,8 +1,10 @@
 // What must outlive the process: engine records, their targets, and the updates that were open.
 //
 // One file, <state-dir>/state.json: a JSON object with a format number, written whole and atomically on every change
-// (it is small and changes a few times an update). Safe from any thread; each call blocks for the disk's sync. Only one
-// process may hold a state directory: it is locked while the Journal lives.
+// (it is small and changes a few times an update). Safe from any thread; change() blocks for the disk's sync,
+// contents() for nothing. Only one process may hold a state directory: it is locked, by flock(2) on <state-dir>/lock,
+// while the Journal lives. A crash in between leaves the old or the new state, and perhaps a state.json.new, which is
+// overwritten.
 #pragma once
 
 #include <cstdint>
@@ -28,49 +30,54 @@ struct VersionRecord {
 };
 
 struct EngineRecord {
-  std::string name;
-  std::string kind;
-  std::string endpoint;
-  std::string checkpoint;
-  std::vector<std::string> devices;  ///< uuids; empty: all
-  std::optional<VersionRecord> target, serving;
-  std::string poisoned;              ///< empty, or why it may hold a mixture
+  std::string name = {};
+  std::string kind = {};
+  std::string endpoint = {};
+  std::string checkpoint = {};
+  std::vector<std::string> devices = {};  ///< uuids; empty: all
+  std::optional<VersionRecord> target = {}, serving = {};
+  std::string poisoned = {};  ///< empty, or why it may hold a mixture
   bool operator==(const EngineRecord&) const = default;
 };
 
 enum class Phase { opening, pushing };  ///< pushing: some rank was sent a bucket
 
 struct SessionRecord {
-  std::string endpoint;
-  std::string device;
+  std::string endpoint = {};
+  std::string device = {};
   bool operator==(const SessionRecord&) const = default;
 };
 
 struct UpdateRecord {
-  std::string job;
-  std::string engine;
-  std::string version;  ///< NAME@VERSION
+  std::string job = {};
+  std::string engine = {};
+  std::string version = {};  ///< NAME@VERSION
   Phase phase = Phase::opening;
-  std::vector<SessionRecord> sessions;
+  std::vector<SessionRecord> sessions = {};
   bool operator==(const UpdateRecord&) const = default;
 };
 
 struct Contents {
-  std::vector<EngineRecord> engines;
-  std::vector<UpdateRecord> updates;      ///< open ones; at start: what a predecessor left
-  std::vector<SessionRecord> in_custody;  ///< of failed updates: a rank may still wait on them
+  std::vector<EngineRecord> engines = {};
+  std::vector<UpdateRecord> updates = {};      ///< open ones; at start: what a predecessor left
+  std::vector<SessionRecord> in_custody = {};  ///< of failed updates: a rank may still wait on them
+  bool operator==(const Contents&) const = default;
 };
 
 class Journal {
  public:
-  /// Reads what is there. unavailable when another process holds the directory, corrupt (naming file and byte) when
-  /// the file is damaged, unsupported for a newer format number. A missing directory is created with mode 0750.
+  /// Reads what is there. unavailable when another process holds the directory, corrupt when the file is damaged
+  /// (naming the file and the byte, or the member that is wrong), unsupported for a newer format number. A missing
+  /// directory is created with mode 0750.
   static Result<std::unique_ptr<Journal>> open(const std::filesystem::path& directory);
   ~Journal();
 
   Contents contents() const;
 
-  /// Replaces the contents by what `change` makes of a copy and writes them; on an error nothing has changed.
+  /// Replaces the contents by what `change` makes of a copy and writes them; on an error nothing has changed. Changes
+  /// happen one after the other; `change` may call contents() but not change(). Bytes of a text that are not UTF-8
+  /// become U+FFFD. internal when `change` throws or makes what could not be read back, such as two engines of one
+  /// name.
   Result<> change(const std::function<void(Contents&)>& change);
 
  private:

@@ -65,6 +65,9 @@ class Runner {
   Result<> open() {
     const auto start = Clock::now();
     auto exported = CKPTD_TRY(lane_.arena->export_to_processes());
+    // The first buckets are on their way while the engine is still waking its ranks. Not so in lockstep, which begins
+    // when all are there.
+    while (!lane_.member && may_upload()) CKPTD_TRY(upload(queued_));
     CKPTD_TRY(step([&] { return lane_.session->offer(exported); }, all_.deadlines.connect));
     if (auto peer = lane_.session->peer()) report_.pid = peer->pid;
     ++all_.progress.connected;

@@ -37,7 +37,8 @@ struct Lane {
 };
 
 struct Deadlines {
-  std::chrono::milliseconds connect{60'000};  ///< from the start until the rank has connected and opened the memory
+  /// From the start until the rank has connected and opened the memory. Long: a busy engine finishes its requests first.
+  std::chrono::milliseconds connect{300'000};
   std::chrono::milliseconds reload{120'000};  ///< one bucket
   std::chrono::milliseconds release{60'000};
   std::chrono::milliseconds finish{600'000};  ///< post hook: quantisation may be slow

@@ -26,7 +26,7 @@ class Source {
   virtual const weights::Manifest& manifest() const = 0;
 
   /// Reads exactly into.size() bytes from `offset` of file number `file`, but stops at the end of the file; returns how
-  /// many bytes that were. When offset, address and size are multiples of weights::kBlockBytes the read may be direct
+  /// many bytes that were; what `into` has behind them is undefined. When offset, address and size are multiples of weights::kBlockBytes the read may be direct
   /// (O_DIRECT), and falls back to the page cache where the file system refuses that. corrupt, naming file and byte,
   /// when the file is shorter than it was when opened.
   virtual Result<std::uint64_t> read(std::uint32_t file, std::uint64_t offset, std::span<std::byte> into) const = 0;
@@ -43,7 +43,8 @@ struct Options {
 /// `uri` is file:///absolute/path or an absolute path: a directory of safetensors files (with or without an index, a
 /// hub snapshot of symlinks too) or one .safetensors file. Validates every header to the letter. Errors name file,
 /// tensor and byte: invalid_argument (not a checkpoint), corrupt (its bytes contradict themselves), denied (outside
-/// the roots, or not readable), not_found.
+/// the roots, or not readable), not_found, unsupported (an element type that safetensors 0.8 does not know, another
+/// scheme than file, more files or headers than fit), no_space (memory or descriptors), io.
 Result<std::unique_ptr<Source>> open(std::string_view uri, const Options& options);
 
 }  // namespace ckptd::source

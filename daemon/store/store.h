@@ -66,7 +66,7 @@ class Reservation {
 struct Usage {
   std::uint64_t budget_bytes = 0;
   std::uint64_t segment_bytes = 0;
-  std::uint64_t lent_bytes = 0;    ///< in reservations
+  std::uint64_t lent_bytes = 0;    ///< in reservations, those being made included
   std::uint64_t idle_bytes = 0;    ///< touched, waiting for the next version
   std::uint64_t locked_bytes = 0;
   std::uint64_t huge_page_bytes = 0;

@@ -4,8 +4,20 @@
 
 #include <charconv>
 #include <cstring>
+#include <new>
 
 namespace ckptd::weights {
+namespace {
+
+Digest canonical(XXH128_hash_t hash) {
+  XXH128_canonical_t text;
+  XXH128_canonicalFromHash(&text, hash);
+  Digest digest;
+  std::memcpy(digest.bytes.data(), text.digest, digest.bytes.size());
+  return digest;
+}
+
+}  // namespace
 
 std::string Digest::hex() const {
   std::string text;
@@ -27,10 +39,24 @@ Result<Digest> Digest::from_hex(std::string_view text) {
 }
 
 Digest digest_of(std::span<const std::byte> block) {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(block.data(), block.size()));
-  Digest digest;
-  std::memcpy(digest.bytes.data(), canonical.digest, digest.bytes.size());
+  return canonical(XXH3_128bits(block.data(), block.size()));
+}
+
+void DigestStream::Free::operator()(void* state) const { XXH3_freeState(static_cast<XXH3_state_t*>(state)); }
+
+DigestStream::DigestStream() : state_(XXH3_createState()) {
+  if (!state_) throw std::bad_alloc();
+  XXH3_128bits_reset(static_cast<XXH3_state_t*>(state_.get()));
+}
+
+void DigestStream::add(std::span<const std::byte> part) {
+  XXH3_128bits_update(static_cast<XXH3_state_t*>(state_.get()), part.data(), part.size());
+}
+
+Digest DigestStream::finish() {
+  auto* state = static_cast<XXH3_state_t*>(state_.get());
+  auto digest = canonical(XXH3_128bits_digest(state));
+  XXH3_128bits_reset(state);
   return digest;
 }
 

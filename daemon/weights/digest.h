@@ -9,6 +9,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -28,6 +29,21 @@ struct Digest {
 
 /// XXH3-128 of one block. Thread-safe, never fails.
 Digest digest_of(std::span<const std::byte> block);
+
+/// digest_of() for a block that lies in several parts: add() them in order, finish() once, then it starts afresh and
+/// may be used again without a new allocation. One thread at a time.
+class DigestStream {
+ public:
+  DigestStream();
+  void add(std::span<const std::byte> part);
+  Digest finish();
+
+ private:
+  struct Free {
+    void operator()(void* state) const;
+  };
+  std::unique_ptr<void, Free> state_;
+};
 
 /// The digest of a tensor from those of its pieces, in order.
 Digest combine_pieces(std::span<const Digest> pieces);

@@ -1,0 +1,331 @@
+#include "common/http_client.h"
+
+#include <netdb.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <boost/asio/connect.hpp>
+#include <boost/asio/generic/stream_protocol.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/address.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http.hpp>
+#include <charconv>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "common/deadline.h"
+
+namespace ckptd::http {
+namespace {
+
+namespace asio = boost::asio;
+namespace wire = boost::beast::http;
+using boost::system::error_code;
+using Stream = asio::generic::stream_protocol;
+
+constexpr std::size_t kUnixPathBytes = sizeof(sockaddr_un::sun_path) - 1;
+constexpr std::uint32_t kHeaderBytes = 64 << 10;
+
+double seconds(std::chrono::milliseconds span) {
+  return std::chrono::duration<double>(span).count();
+}
+
+std::unexpected<Error> cancelled(const Endpoint& to) {
+  return fail(ErrorKind::cancelled, "the request to {} was cancelled", to.show());
+}
+
+// ---- names to addresses ----
+
+/// What the thread that resolves leaves behind. Shared, because getaddrinfo cannot be interrupted: who waits goes away
+/// at its deadline, and the thread ends whenever the resolver lets it.
+struct Lookup {
+  std::mutex mutex;
+  std::condition_variable_any ended;
+  bool done = false;
+  int error = 0;
+  std::vector<asio::ip::address> addresses;
+};
+
+void look_up(const std::shared_ptr<Lookup>& lookup, const std::string& host) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* list = nullptr;
+  int error = ::getaddrinfo(host.c_str(), nullptr, &hints, &list);
+  std::lock_guard lock(lookup->mutex);
+  lookup->error = error;
+  for (auto* entry = error == 0 ? list : nullptr; entry != nullptr; entry = entry->ai_next) {
+    Stream::endpoint generic(entry->ai_addr, entry->ai_addrlen);
+    asio::ip::tcp::endpoint tcp;
+    if (generic.size() > tcp.capacity()) continue;
+    std::copy_n(reinterpret_cast<const char*>(generic.data()), generic.size(), reinterpret_cast<char*>(tcp.data()));
+    lookup->addresses.push_back(tcp.address());
+  }
+  if (error == 0) ::freeaddrinfo(list);
+  lookup->done = true;
+  lookup->ended.notify_all();
+}
+
+Result<std::vector<asio::ip::address>> resolve(const Endpoint& to, Deadline deadline, std::stop_token stop) {
+  error_code not_numeric;
+  auto address = asio::ip::make_address(to.host, not_numeric);
+  if (!not_numeric) return std::vector{address};
+
+  auto lookup = std::make_shared<Lookup>();
+  std::thread([lookup, host = to.host] { look_up(lookup, host); }).detach();
+  std::unique_lock lock(lookup->mutex);
+  if (!lookup->ended.wait_until(lock, stop, deadline.at(), [&] { return lookup->done; })) {
+    if (stop.stop_requested()) return cancelled(to);
+    return fail(ErrorKind::timed_out, "the name of {} could not be resolved in time; is the name server reachable?",
+                to.show());
+  }
+  if (lookup->error != 0 || lookup->addresses.empty())
+    return fail(ErrorKind::unavailable, "the name of {} cannot be resolved: {}", to.show(),
+                ::gai_strerror(lookup->error));
+  return std::move(lookup->addresses);
+}
+
+Result<std::vector<Stream::endpoint>> addresses_of(const Endpoint& to, Deadline deadline, std::stop_token stop) {
+  if (!to.unix_path.empty()) {
+    if (to.unix_path.size() > kUnixPathBytes)
+      return fail(ErrorKind::invalid_argument, "{}: the path has {} bytes, a Unix socket's has at most {}", to.show(),
+                  to.unix_path.size(), kUnixPathBytes);
+    return std::vector{Stream::endpoint(asio::local::stream_protocol::endpoint(to.unix_path))};
+  }
+  auto addresses = CKPTD_TRY(resolve(to, deadline, std::move(stop)));
+  std::vector<Stream::endpoint> endpoints;
+  for (const auto& address : addresses) endpoints.emplace_back(asio::ip::tcp::endpoint(address, to.port));
+  return endpoints;
+}
+
+// ---- the request as HTTP ----
+
+bool is_token(std::string_view text) {
+  constexpr std::string_view kMarks = "!#$%&'*+-.^_`|~";
+  return !text.empty() && std::ranges::all_of(text, [&](unsigned char c) {
+    return (c < 0x80 && std::isalnum(c) != 0) || kMarks.find(static_cast<char>(c)) != kMarks.npos;
+  });
+}
+
+bool is_one_line(std::string_view text) {
+  return std::ranges::none_of(text, [](unsigned char c) { return (c < 0x20 && c != '\t') || c == 0x7f; });
+}
+
+using WireRequest = wire::request<wire::string_body>;
+
+/// Refuses whatever would end a line early: a header smuggled in through a value must not reach the peer.
+Result<WireRequest> written_out(const Endpoint& to, const Request& request) {
+  auto refuse = [&](std::string_view what, std::string_view text) {
+    return fail(ErrorKind::invalid_argument, "the request to {} has an impossible {}: '{}'", to.show(), what, text);
+  };
+  if (!is_token(request.method)) return refuse("method", request.method);
+  bool visible = std::ranges::all_of(request.target, [](unsigned char c) { return c > 0x20 && c < 0x7f; });
+  if (!request.target.starts_with('/') || !visible) return refuse("target", request.target);
+
+  WireRequest message;
+  message.version(11);
+  message.method_string(request.method);
+  message.target(request.target);
+  message.set(wire::field::host,
+              to.unix_path.empty() ? to.show().substr(std::string_view("http://").size()) : "localhost");
+  message.set(wire::field::connection, "close");
+  message.set(wire::field::accept, "application/json");
+  if (!request.body.empty()) message.set(wire::field::content_type, "application/json");
+  for (const auto& [name, value] : request.headers) {
+    if (!is_token(name)) return refuse("header name", name);
+    if (!is_one_line(value)) return refuse("value of the header", name);
+    message.set(name, value);
+  }
+  message.body() = request.body;
+  message.prepare_payload();
+  return message;
+}
+
+// ---- one exchange ----
+
+/// Runs one asynchronous step after the other, each until a deadline or the stop. A step that is given up leaves its
+/// handler inside io_, which destroys it without running it; so nothing may outlive io_ that a handler refers to, and
+/// the object is used no further.
+class Exchange {
+ public:
+  Exchange(const Endpoint& to, const Limits& limits, std::stop_token stop)
+      : to_(to), limits_(limits), stop_(std::move(stop)) {}
+
+  Result<Response> run(const WireRequest& request) {
+    std::stop_callback on_stop(stop_, [this] { io_.stop(); });
+    auto connect_by = Deadline::in(limits_.connect);
+    auto addresses = CKPTD_TRY(addresses_of(to_, connect_by, stop_));
+    CKPTD_TRY(connect(addresses, connect_by));
+    return exchange(request, Deadline::in(limits_.response));
+  }
+
+ private:
+  /// The outcome of a step; nothing when it did not end in time or was stopped.
+  template <class Start>
+  std::optional<error_code> step(Deadline deadline, Start start) {
+    std::optional<error_code> outcome;
+    io_.restart();
+    // A stop before restart() is seen here, one after it ends run_until().
+    if (stop_.stop_requested()) return std::nullopt;
+    start([&outcome](error_code error, auto&&...) { outcome = error; });
+    io_.run_until(deadline.at());
+    return outcome;
+  }
+
+  std::unexpected<Error> given_up(std::string_view doing, std::chrono::milliseconds limit) const {
+    if (stop_.stop_requested()) return cancelled(to_);
+    return fail(ErrorKind::timed_out, "{} did not {} within {} s", to_.show(), doing, seconds(limit));
+  }
+
+  Result<> connect(const std::vector<Stream::endpoint>& addresses, Deadline deadline) {
+    auto outcome = step(deadline, [&](auto handler) { asio::async_connect(socket_, addresses, handler); });
+    if (!outcome) return given_up("accept a connection", limits_.connect);
+    if (!*outcome) return {};
+    bool kept_out = *outcome == asio::error::access_denied || *outcome == asio::error::no_permission;
+    return fail(kept_out ? ErrorKind::denied : ErrorKind::unavailable, "cannot connect to {}: {}", to_.show(),
+                outcome->message());
+  }
+
+  Result<Response> exchange(const WireRequest& request, Deadline deadline) {
+    auto sent = step(deadline, [&](auto handler) { wire::async_write(socket_, request, handler); });
+    if (!sent) return given_up("take the request", limits_.response);
+    // A server that refuses early closes before it has read everything; its answer may be there all the same.
+    wire::response_parser<wire::string_body> parser;
+    parser.header_limit(kHeaderBytes);
+    parser.body_limit(limits_.body_bytes);
+    parser.skip(request.method() == wire::verb::head);
+    boost::beast::flat_buffer buffer;
+    auto received = step(deadline, [&](auto handler) { wire::async_read(socket_, buffer, parser, handler); });
+    if (!received) return given_up("answer", limits_.response);
+    if (*received) return unreadable(*received);
+    return Response{parser.get().result_int(), std::move(parser.get().body())};
+  }
+
+  std::unexpected<Error> unreadable(error_code error) const {
+    if (error == wire::error::body_limit)
+      return fail(ErrorKind::corrupt, "the answer of {} has more than {} bytes", to_.show(), limits_.body_bytes);
+    bool ended = error == wire::error::end_of_stream || error == wire::error::partial_message ||
+                 error.category() != make_error_code(wire::error::end_of_stream).category();
+    if (ended)
+      return fail(ErrorKind::unavailable, "{} ended the connection before its answer was complete: {}", to_.show(),
+                  error.message());
+    return fail(ErrorKind::corrupt, "the answer of {} is not HTTP: {}", to_.show(), error.message());
+  }
+
+  const Endpoint& to_;
+  const Limits& limits_;
+  std::stop_token stop_;
+  asio::io_context io_{1};
+  Stream::socket socket_{io_};
+};
+
+}  // namespace
+
+Result<Response> send(const Endpoint& to, const Request& request, const Limits& limits, std::stop_token stop) {
+  auto message = CKPTD_TRY(written_out(to, request));
+  try {
+    return Exchange(to, limits, std::move(stop)).run(message);
+  } catch (const std::exception& failure) {  // no descriptor, no thread or no memory left
+    return fail(ErrorKind::io, "cannot talk to {}: {}", to.show(), failure.what());
+  }
+}
+
+// ---- endpoints ----
+
+namespace {
+
+std::unexpected<Error> bad_endpoint(std::string_view text, std::string_view why) {
+  return fail(ErrorKind::invalid_argument, "'{}' is no endpoint: {}; write http://host:port or unix:/path/to.sock",
+              text, why);
+}
+
+Result<Endpoint> parse_unix(std::string_view text, std::string_view path) {
+  if (!path.starts_with('/')) return bad_endpoint(text, "the socket's path does not begin with /");
+  if (path.find('\0') != path.npos) return bad_endpoint(text, "the socket's path contains a zero byte");
+  if (path.size() > kUnixPathBytes)
+    return fail(ErrorKind::invalid_argument,
+                "'{}' is no endpoint: the path has {} bytes, a Unix socket's has at most {}", text, path.size(),
+                kUnixPathBytes);
+  return Endpoint{.host = {}, .port = 0, .unix_path = std::string(path)};
+}
+
+bool is_host(std::string_view host, bool bracketed) {
+  error_code error;
+  if (bracketed) {
+    asio::ip::make_address_v6(std::string(host), error);
+    return !error;
+  }
+  return !host.empty() && std::ranges::all_of(host, [](unsigned char c) {
+    return c < 0x80 && (std::isalnum(c) != 0 || c == '.' || c == '-' || c == '_');
+  });
+}
+
+}  // namespace
+
+Result<Endpoint> Endpoint::parse(std::string_view text) {
+  if (text.starts_with("unix:")) return parse_unix(text, text.substr(5));
+  auto rest = text;
+  if (rest.starts_with("http://")) rest.remove_prefix(7);
+  if (rest.find("://") != rest.npos) return bad_endpoint(text, "only plain http:// and unix: are spoken");
+  if (rest.ends_with('/')) rest.remove_suffix(1);
+  auto colon = rest.rfind(':');
+  if (colon == rest.npos || rest.ends_with(']')) return bad_endpoint(text, "it names no port");
+  auto host = rest.substr(0, colon);
+  bool bracketed = host.size() > 2 && host.starts_with('[') && host.ends_with(']');
+  if (bracketed) host = host.substr(1, host.size() - 2);
+  if (!is_host(host, bracketed)) return bad_endpoint(text, "the host is neither a name nor an address");
+
+  auto digits = rest.substr(colon + 1);
+  std::uint16_t port = 0;
+  auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
+  if (error != std::errc{} || end != digits.data() + digits.size() || port == 0)
+    return bad_endpoint(text, "the port is no number from 1 to 65535");
+  return Endpoint{.host = std::string(host), .port = port, .unix_path = {}};
+}
+
+std::string Endpoint::show() const {
+  if (!unix_path.empty()) return "unix:" + unix_path;
+  bool v6 = host.find(':') != host.npos;
+  return fmt::format("http://{}{}{}:{}", v6 ? "[" : "", host, v6 ? "]" : "", port);
+}
+
+// ---- percent escapes ----
+
+Result<std::string> percent_decode(std::string_view text) {
+  std::string decoded;
+  decoded.reserve(text.size());
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '%') {
+      decoded += text[i];
+      continue;
+    }
+    unsigned char byte = 0;
+    const char* digits = text.data() + i + 1;
+    bool both = text.size() - i > 2;
+    if (!both || std::from_chars(digits, digits + 2, byte, 16).ptr != digits + 2)
+      return fail(ErrorKind::invalid_argument, "'{}' has a broken escape: % is followed by two hexadecimal digits",
+                  text);
+    decoded += static_cast<char>(byte);
+    i += 2;
+  }
+  return decoded;
+}
+
+std::string percent_encode(std::string_view text) {
+  std::string encoded;
+  for (unsigned char c : text) {
+    bool plain = c < 0x80 && (std::isalnum(c) != 0 || c == '-' || c == '.' || c == '_' || c == '~');
+    if (plain)
+      encoded += static_cast<char>(c);
+    else
+      encoded += fmt::format("%{:02X}", c);
+  }
+  return encoded;
+}
+
+}  // namespace ckptd::http

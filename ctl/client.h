@@ -1,0 +1,73 @@
+// The control API as typed calls. Every call is one request, blocks until its answer is here, a limit is reached or the
+// stop token is signalled, and may be made from any thread.
+//
+// An answer is kept both as the JSON that came, which --json prints with members that we do not know, and as the value
+// that we understood of it. Errors: what the daemon said, with its kind; unavailable or denied when no daemon can be
+// reached on the socket, with what to check; timed_out; cancelled by the stop token; corrupt for an answer that is not
+// what the API promises.
+#pragma once
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "common/http_client.h"
+#include "common/result.h"
+#include "proto/control/api.h"
+
+namespace ckptd::ctl {
+
+namespace api = proto::control;
+
+/// NAME@VERSION, taken apart at the last '@'. What the parts may contain is the daemon's to judge.
+struct CheckpointName {
+  std::string name, version;
+  std::string show() const { return name + "@" + version; }
+};
+
+template <class T>
+struct Answer {
+  nlohmann::json json;
+  T value;
+};
+
+class Client {
+ public:
+  Client(std::string socket_path, std::stop_token stop)
+      : socket_path_(std::move(socket_path)), stop_(std::move(stop)) {}
+
+  Result<Answer<api::Job>> load(const api::LoadRequest& request) const;
+  Result<Answer<api::Job>> update(const api::UpdateRequest& request) const;
+  Result<Answer<api::UpdatePreview>> preview_update(const api::UpdateRequest& request) const;  ///< dry_run is set
+
+  Result<Answer<std::vector<api::Version>>> versions() const;
+  Result<Answer<api::Version>> version(const CheckpointName& checkpoint, bool tensors) const;
+  Result<nlohmann::json> evict(const CheckpointName& checkpoint, bool forget) const;
+  Result<Answer<api::Version>> set_kept(const CheckpointName& checkpoint, bool kept) const;
+  Result<Answer<std::uint64_t>> trim() const;  ///< bytes given back
+
+  Result<Answer<std::vector<api::Job>>> jobs() const;
+  /// As it is now, or, with a wait, as soon as it has ended or the wait is over.
+  Result<Answer<api::Job>> job(const std::string& id, std::chrono::seconds wait = std::chrono::seconds(0)) const;
+  Result<Answer<api::Job>> cancel_job(const std::string& id, bool force) const;
+
+  Result<Answer<std::vector<api::Engine>>> engines() const;
+  Result<Answer<api::Engine>> engine(const std::string& name) const;
+  Result<Answer<api::Engine>> put_engine(const api::EngineRequest& request) const;
+  Result<nlohmann::json> remove_engine(const std::string& name) const;
+
+  Result<Answer<api::Status>> status() const;
+
+ private:
+  Result<nlohmann::json> call(const http::Request& request,
+                              std::chrono::seconds longer = std::chrono::seconds(0)) const;
+
+  std::string socket_path_;
+  std::stop_token stop_;
+};
+
+}  // namespace ckptd::ctl

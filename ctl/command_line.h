@@ -1,0 +1,82 @@
+// What was typed, as a value. Pure, except that a relative directory is completed from where we stand.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "common/result.h"
+#include "ctl/client.h"
+
+namespace ckptd::ctl {
+
+struct Load {
+  api::LoadRequest request;
+  bool detach = false;
+};
+struct Update {
+  api::UpdateRequest request;
+  bool detach = false;
+};
+struct ListVersions {};
+struct ShowVersion {
+  CheckpointName checkpoint;
+  bool tensors = false;
+};
+struct ShowStatus {};
+struct Evict {
+  CheckpointName checkpoint;
+  bool forget = false;
+};
+struct SetKept {
+  CheckpointName checkpoint;
+  bool kept = true;
+};
+struct Trim {};
+struct ListJobs {};
+struct ShowJob {
+  std::string id;
+};
+struct WatchJob {
+  std::string id;
+};
+struct CancelJob {
+  std::string id;
+  bool force = false;
+};
+struct AddEngine {
+  api::EngineRequest request;
+};
+struct ListEngines {};
+struct ShowEngine {
+  std::string name;
+};
+struct RemoveEngine {
+  std::string name;
+};
+struct WaitForJob {
+  std::string id;
+  std::chrono::milliseconds timeout{};
+};
+struct WaitForEngine {
+  std::string name;
+  std::optional<std::string> serving;  ///< NAME@VERSION; absent: the engine's target
+  std::chrono::milliseconds timeout{};
+};
+
+using Command =
+    std::variant<Load, Update, ListVersions, ShowVersion, ShowStatus, Evict, SetKept, Trim, ListJobs, ShowJob, WatchJob,
+                 CancelJob, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine>;
+
+struct Invocation {
+  std::string socket = "/run/ckptd/control.sock";
+  bool json = false;
+  std::optional<Command> command;  ///< absent: --help or --version was asked for
+  std::string text;                ///< the answer to those
+};
+
+/// Errors are usage errors; their sentences say how to write it.
+Result<Invocation> parse_command_line(int argc, const char* const* argv);
+
+}  // namespace ckptd::ctl

@@ -1,0 +1,46 @@
+#include "common/units.h"
+#include "ctl/commands.h"
+#include "ctl/text.h"
+#include "proto/control/outcome.h"
+
+namespace ckptd::ctl {
+
+Result<int> run(const ListVersions&, const Context& context) {
+  auto versions = CKPTD_TRY(context.client.versions());
+  context.print(versions.json, show_versions(versions.value, context.view()));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const ShowVersion& command, const Context& context) {
+  auto version = CKPTD_TRY(context.client.version(command.checkpoint, command.tensors));
+  context.print(version.json, show_version(version.value, context.view()));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const ShowStatus&, const Context& context) {
+  auto status = CKPTD_TRY(context.client.status());
+  context.print(status.json, show_status(status.value, context.view()));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const Evict& command, const Context& context) {
+  auto answer = CKPTD_TRY(context.client.evict(command.checkpoint, command.forget));
+  context.print(answer, fmt::format("{} {}; its memory went back to the store\n", printable(command.checkpoint.show()),
+                                    command.forget ? "evicted and forgotten" : "evicted"));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const SetKept& command, const Context& context) {
+  auto version = CKPTD_TRY(context.client.set_kept(command.checkpoint, command.kept));
+  context.print(version.json, fmt::format("{} {}\n", printable(command.checkpoint.show()),
+                                          version.value.kept ? "is kept" : "may be evicted"));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const Trim&, const Context& context) {
+  auto freed = CKPTD_TRY(context.client.trim());
+  context.print(freed.json, fmt::format("{} given back to the system\n", show_bytes(freed.value)));
+  return api::kExitSuccess;
+}
+
+}  // namespace ckptd::ctl

@@ -1,0 +1,83 @@
+#include "common/deadline.h"
+#include "common/units.h"
+#include "ctl/commands.h"
+#include "ctl/engine_text.h"
+#include "ctl/interrupts.h"
+#include "ctl/text.h"
+#include "proto/control/outcome.h"
+
+namespace ckptd::ctl {
+namespace {
+
+constexpr auto kPoll = std::chrono::milliseconds(500);
+
+const std::string& wanted_by(const WaitForEngine& command, const api::Engine& engine) {
+  return command.serving ? *command.serving : engine.target;
+}
+
+bool has_arrived(const WaitForEngine& command, const api::Engine& engine) {
+  return engine.state == "idle" && engine.poisoned.empty() && engine.serving == wanted_by(command, engine);
+}
+
+Error still_waiting(const WaitForEngine& command, const api::Engine& engine) {
+  auto name_or_nothing = [](const std::string& name) { return name.empty() ? std::string("nothing") : name; };
+  return {ErrorKind::timed_out, fmt::format("engine {} is {} and serves {} after {}, not idle with {}", engine.name,
+                                            state_of(engine), name_or_nothing(engine.serving),
+                                            show_seconds(std::chrono::duration<double>(command.timeout).count()),
+                                            name_or_nothing(wanted_by(command, engine)))};
+}
+
+/// Poison does not go away by waiting; an update that is running may still take it away.
+bool is_hopeless(const api::Engine& engine) {
+  return is_poisoned(engine) && engine.state != "updating";
+}
+
+Error hopeless(const api::Engine& engine) {
+  return {ErrorKind::peer_failed,
+          fmt::format("engine {} is poisoned: {}; {}", engine.name, engine.poisoned, cure_for(engine))};
+}
+
+}  // namespace
+
+Result<int> run(const AddEngine& command, const Context& context) {
+  auto engine = CKPTD_TRY(context.client.put_engine(command.request));
+  context.print(engine.json, fmt::format("engine {} is recorded\n", printable(engine.value.name)) +
+                                 show_engine(engine.value, context.view()));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const ListEngines&, const Context& context) {
+  auto engines = CKPTD_TRY(context.client.engines());
+  context.print(engines.json, show_engines(engines.value, context.view()));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const ShowEngine& command, const Context& context) {
+  auto engine = CKPTD_TRY(context.client.engine(command.name));
+  context.print(engine.json, show_engine(engine.value, context.view()));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const RemoveEngine& command, const Context& context) {
+  auto answer = CKPTD_TRY(context.client.remove_engine(command.name));
+  context.print(answer, fmt::format("engine {} is forgotten\n", printable(command.name)));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const WaitForEngine& command, const Context& context) {
+  auto deadline = Deadline::in(command.timeout);
+  while (true) {
+    auto engine = CKPTD_TRY(context.client.engine(command.name));
+    if (has_arrived(command, engine.value)) {
+      auto serves = engine.value.serving.empty() ? "nothing" : engine.value.serving;
+      context.print(engine.json,
+                    printable(fmt::format("engine {} is idle and serves {}", command.name, serves)) + "\n");
+      return api::kExitSuccess;
+    }
+    if (is_hopeless(engine.value)) return std::unexpected(hopeless(engine.value));
+    if (deadline.passed()) return std::unexpected(still_waiting(command, engine.value));
+    Interrupts::pause(context.stop, std::min(kPoll, std::chrono::milliseconds(deadline.poll_timeout_ms())));
+  }
+}
+
+}  // namespace ckptd::ctl

@@ -1,0 +1,23 @@
+#include "ctl/engine_text.h"
+
+namespace ckptd::ctl {
+
+using proto::control::Engine;
+
+bool is_poisoned(const Engine& engine) {
+  return engine.state == "poisoned" || !engine.poisoned.empty();
+}
+
+std::string state_of(const Engine& engine) {
+  if (engine.state == "poisoned") return "POISONED";
+  return engine.state + (engine.job.empty() ? "" : " by " + engine.job) + (is_poisoned(engine) ? ", POISONED" : "");
+}
+
+std::string cure_for(const Engine& engine) {
+  auto what = engine.target.empty() ? engine.checkpoint + "@VERSION" : engine.target;
+  return fmt::format(
+      "it may hold a mixture of two versions until a full update succeeds: ckptctl update {} --engine {}", what,
+      engine.name);
+}
+
+}  // namespace ckptd::ctl

@@ -1,0 +1,76 @@
+#include <fmt/ranges.h>
+
+#include "common/units.h"
+#include "ctl/engine_text.h"
+#include "ctl/summaries.h"
+#include "ctl/table.h"
+
+namespace ckptd::ctl {
+namespace {
+
+using namespace proto::control;
+
+/// Lines under one another; `none` for none.
+std::string lines(const std::vector<std::string>& each, std::string_view none) {
+  return each.empty() ? std::string(none) : fmt::format("{}", fmt::join(each, "\n"));
+}
+
+std::string engine_in_status(const Engine& engine) {
+  auto line = fmt::format("{}  {}", engine.name, state_of(engine));
+  line += engine.serving.empty() ? ", serves nothing that we know of" : ", serves " + engine.serving;
+  if (!engine.target.empty() && engine.target != engine.serving) line += ", should serve " + engine.target;
+  if (is_poisoned(engine)) line += fmt::format("\n  {}\n  {}", engine.poisoned, cure_for(engine));
+  return line;
+}
+
+std::string show_store(const Status& status) {
+  auto taken = status.lent_bytes + status.idle_bytes;
+  auto unclaimed = status.budget_bytes > taken ? status.budget_bytes - taken : 0;
+  auto out = fmt::format("{} budget: {} lent to {} {}, {} idle, {} not claimed yet\n", show_bytes(status.budget_bytes),
+                         show_bytes(status.lent_bytes), status.versions_resident,
+                         status.versions_resident == 1 ? "version" : "versions", show_bytes(status.idle_bytes),
+                         show_bytes(unclaimed));
+  out += fmt::format("{} locked (lock: {})", show_bytes(status.locked_bytes), status.lock);
+  if (status.locked_bytes < taken && status.lock != "off")
+    out += fmt::format(", {} NOT locked", show_bytes(taken - status.locked_bytes));
+  if (status.huge_page_bytes > 0) out += fmt::format(", {} in huge pages", show_bytes(status.huge_page_bytes));
+  return out + fmt::format(", segments of {}", show_bytes(status.segment_bytes));
+}
+
+std::string show_daemon(const Status& status, const View& view) {
+  auto up = std::chrono::duration<double>(view.now - status.started).count();
+  auto out = fmt::format("ckptd {}, pid {}, up {}, {}", status.daemon_version, status.pid,
+                         show_seconds(std::max(0.0, up)), status.ready ? "ready" : "NOT READY");
+  for (const auto& reason : status.not_ready) out += "\n  " + reason;
+  return out;
+}
+
+std::string show_running(const Status& status) {
+  std::vector<std::string> each;
+  for (const auto& job : status.running_jobs) each.push_back(fmt::format("{}  (ckptctl job watch {})", job, job));
+  return lines(each, "none running");
+}
+
+std::string show_custody(const Status& status) {
+  if (status.in_custody.empty()) return {};
+  return fmt::format("failed sessions whose rank is not gone yet:\n  {}", fmt::join(status.in_custody, "\n  "));
+}
+
+}  // namespace
+
+std::string show_status(const Status& status, const View& view) {
+  std::vector<std::string> devices, engines;
+  for (const auto& device : status.devices)
+    devices.push_back(fmt::format("{}  {}, {} free", device.uuid, device.kind, show_bytes(device.free_bytes)));
+  for (const auto& engine : status.engines) engines.push_back(engine_in_status(engine));
+  return render_fields({
+      {"daemon", show_daemon(status, view)},
+      {"store", show_store(status)},
+      {"devices", lines(devices, "none")},
+      {"engines", lines(engines, "none known (ckptctl engine add)")},
+      {"jobs", show_running(status)},
+      {"custody", show_custody(status)},
+  });
+}
+
+}  // namespace ckptd::ctl

@@ -1,0 +1,94 @@
+#include "ctl/summaries.h"
+
+#include <fmt/ranges.h>
+
+#include <nlohmann/json.hpp>
+
+#include "common/units.h"
+#include "ctl/text.h"
+
+namespace ckptd::ctl {
+namespace {
+
+using nlohmann::json;
+using proto::control::Job;
+
+std::string text_in(const json& object, const char* name) {
+  auto member = object.find(name);
+  return member != object.end() && member->is_string() ? printable(member->get<std::string>()) : std::string();
+}
+
+std::optional<std::uint64_t> count_in(const json& object, const char* name) {
+  auto member = object.find(name);
+  if (member == object.end() || !member->is_number_unsigned()) return std::nullopt;
+  return member->get<std::uint64_t>();
+}
+
+std::optional<double> seconds_in(const json& object, const char* name) {
+  auto member = object.find(name);
+  if (member == object.end() || !member->is_number()) return std::nullopt;
+  return member->get<double>();
+}
+
+json list_in(const json& object, const char* name) {
+  auto member = object.find(name);
+  return member != object.end() && member->is_array() ? *member : json::array();
+}
+
+std::string summary_of_load(const Job& job, const json& result) {
+  auto name = text_in(result, "checkpoint");
+  auto resident = result.find("already_resident");
+  bool was_there = resident != result.end() && resident->is_boolean() && resident->get<bool>();
+  auto line =
+      fmt::format("{}{}", was_there ? "already resident: " : "loaded ", name.empty() ? printable(job.subject) : name);
+  auto bytes = count_in(result, "bytes"), tensors = count_in(result, "tensors");
+  auto seconds = seconds_in(result, "seconds"), read_seconds = seconds_in(result, "read_seconds");
+  if (bytes) line += ", " + show_bytes(*bytes);
+  if (tensors) line += fmt::format(", {} tensors", *tensors);
+  if (seconds && !was_there) line += " in " + show_seconds(*seconds);
+  if (auto reading = read_seconds ? read_seconds : seconds; bytes && reading && *reading > 0)
+    line += fmt::format(" (read at {})", show_rate(*bytes, *reading));
+  auto identity = text_in(result, "identity");
+  if (!identity.empty()) line += ", identity " + identity;
+  return line + "\n";
+}
+
+std::string summary_of_engine(const json& engine) {
+  auto lanes = list_in(engine, "lanes").size();
+  auto bytes = count_in(engine, "bytes");
+  auto seconds = seconds_in(engine, "seconds"), waited = seconds_in(engine, "engine_wait_seconds");
+  auto fan_out = text_in(engine, "fan_out");
+  auto line = fmt::format("  {}:", text_in(engine, "engine"));
+  if (bytes) line += " " + show_bytes(*bytes);
+  if (lanes > 0)
+    line += fmt::format(" to {}{} {}", lanes > 1 ? "each of " : "", lanes, lanes > 1 ? "devices" : "device");
+  if (seconds) line += " in " + show_seconds(*seconds);
+  if (bytes && seconds && *seconds > 0)
+    line += fmt::format(", {}{}", show_rate(*bytes, *seconds), lanes > 1 ? " to each" : "");
+  if (!fan_out.empty()) line += ", " + fan_out;
+  if (waited) line += ", waited " + show_seconds(*waited) + " for the engine";
+  return line + "\n";
+}
+
+std::string summary_of_update(const Job& job, const json& result) {
+  auto name = text_in(result, "checkpoint");
+  auto engines = list_in(result, "engines");
+  auto out = fmt::format("updated to {}", name.empty() ? printable(job.subject) : name);
+  if (auto seconds = seconds_in(result, "seconds")) out += " in " + show_seconds(*seconds);
+  out += engines.empty() ? "\n" : ":\n";
+  for (const auto& engine : engines)
+    if (engine.is_object()) out += summary_of_engine(engine);
+  return out;
+}
+
+}  // namespace
+
+std::string summary_of(const Job& job) {
+  auto result = json::parse(job.result, nullptr, false);
+  if (!result.is_object()) result = json::object();
+  if (job.kind == "load") return summary_of_load(job, result);
+  if (job.kind == "update") return summary_of_update(job, result);
+  return fmt::format("job {} succeeded: {}\n", printable(job.id), printable(job.subject));
+}
+
+}  // namespace ckptd::ctl

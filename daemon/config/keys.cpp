@@ -1,0 +1,136 @@
+#include "daemon/config/keys.h"
+
+#include <utility>
+
+#include "daemon/config/codecs.h"
+
+namespace ckptd::config {
+namespace {
+
+template <class Target, class Value>
+Key<Target> key(std::string name, std::string flag, Value Target::*member, Codec<Value> codec, std::string meaning) {
+  return {.name = std::move(name),
+          .flag = std::move(flag),
+          .required = false,
+          .meaning = std::move(meaning),
+          .read = [member, parse = codec.parse](const Node& node, Target& target) -> Result<> {
+            target.*member = CKPTD_TRY(parse(node));
+            return {};
+          },
+          .show = [member, show = codec.show](const Target& target) { return show(target.*member); }};
+}
+
+template <class Target>
+Key<Target> required(Key<Target> key) {
+  key.required = true;
+  return key;
+}
+
+std::vector<Key<Config>> make_config_keys() {
+  using C = Config;
+  return {
+      key("runtime_dir", "--runtime-dir", &C::runtime_dir, path(),
+          "Directory of control.sock and of the ranks' sockets; short, since a socket's path has at most 107 bytes."),
+      key("state_dir", "--state-dir", &C::state_dir, path(),
+          "Directory of what outlives the daemon: engines, their targets, updates that broke off."),
+      key("log_level", "--log-level", &C::log_level,
+          choice<std::string>(
+              {{"trace", "trace"}, {"debug", "debug"}, {"info", "info"}, {"warn", "warn"}, {"error", "error"}}),
+          "The least that is logged: trace, debug, info, warn or error."),
+      key("control_group", "", &C::control_group, text(true),
+          "Group that may use control.sock; empty: the group of the daemon."),
+      key("rank_group", "", &C::rank_group, text(true),
+          "Group that the inference processes belong to, which may open the ranks' sockets; empty: the group of the "
+          "daemon."),
+
+      key("device.kind", "--device", &C::device,
+          choice<DeviceKind>({{"host", DeviceKind::host}, {"cuda", DeviceKind::cuda}, {"auto", DeviceKind::automatic}}),
+          "What holds the buckets: host (memory that stands in for a GPU), cuda, or auto (cuda where there is one)."),
+      key("device.host_devices", "--host-devices", &C::host_devices, count<unsigned>(1, 64),
+          "How many host devices there are, named HOST-0, HOST-1 and so on; 1 to 64."),
+
+      required(key("store.budget", "--store-budget", &C::store_budget_bytes, size(false),
+                   "Host memory that weights may take, pinned. The sum of the versions that shall be resident at once: "
+                   "for updates from one version to the next, twice the size of the model's files.")),
+      key("store.segment", "", &C::segment_bytes, size(true),
+          "Unit in which the store takes memory, a multiple of 4096 bytes and at least 64KiB; auto: by the budget."),
+      key("store.lock", "--lock", &C::lock,
+          choice<Lock>({{"required", Lock::required}, {"try", Lock::try_}, {"off", Lock::off}}),
+          "Whether memory is locked against swapping: required (else the start fails), try (else a warning) or off."),
+      key("store.huge_pages", "", &C::huge_pages, truth(),
+          "Takes hugetlb pages for segments where the machine has a pool of them."),
+
+      key("source.roots", "", &C::source_roots, list(path()),
+          "Directories that a client's load may name, with all below; empty: whatever the daemon's uid can read."),
+      key("source.direct_io", "", &C::direct_io, truth(), "Reads past the page cache where the file system allows it."),
+
+      key("prefetch.readers", "", &C::prefetch_readers, count<unsigned>(0, 64),
+          "Threads that read files during a load; 0: chosen by the number of cores."),
+      key("prefetch.hashers", "", &C::prefetch_hashers, count<unsigned>(0, 64),
+          "Threads that hash what was read; 0: chosen by the number of cores."),
+
+      key("push.bucket", "", &C::bucket_bytes, size(true),
+          "Unit of upload and reload; auto: by the size of the model. A tensor larger than this gets a bucket of its "
+          "own."),
+      key("push.arena", "", &C::arena_bytes, size(true),
+          "Device memory that an update takes on each device, at least one bucket; auto: what the plan wants, as far "
+          "as the device has it."),
+      key("push.fan_out", "", &C::fan_out,
+          choice<FanOut>({{"auto", FanOut::automatic},
+                          {"independent", FanOut::independent},
+                          {"broadcast", FanOut::broadcast}}),
+          "How buckets reach several devices: independent (each uploads all), broadcast (each uploads its share and "
+          "spreads it) or auto."),
+
+      key("timeouts.load_no_progress", "", &C::load_no_progress, duration(),
+          "A load fails when no byte has arrived for this long; there is no limit on its total time."),
+      key("timeouts.connect", "", &C::connect_timeout, duration(),
+          "How long each rank may take to connect and open its handle."),
+      key("timeouts.reload", "", &C::reload_timeout, duration(), "How long a rank may take to load one bucket."),
+      key("timeouts.release", "", &C::release_timeout, duration(),
+          "How long a rank may take to let go of the arena after the last bucket."),
+      key("timeouts.finish", "", &C::finish_timeout, duration(),
+          "How long a rank may take to process its weights after the last bucket."),
+      key("timeouts.upload", "", &C::upload_timeout, duration(), "How long the device may take to copy one bucket."),
+      key("timeouts.engine", "", &C::engine_timeout, duration(),
+          "How long the engine's answer to an update may take in all."),
+      key("timeouts.custody", "", &C::custody, duration(),
+          "How long the socket of a failed session stays bound, to tell its rank that it failed."),
+      key("timeouts.shutdown", "", &C::shutdown, duration(),
+          "How long an orderly end waits for ranks to be told; less than the 10 s that engines are promised."),
+
+      key("jobs.history", "", &C::job_history, count<std::size_t>(1, 100'000),
+          "Finished jobs that are remembered; 1 to 100000."),
+  };
+}
+
+}  // namespace
+
+const std::vector<Key<Config>>& config_keys() {
+  static const auto keys = make_config_keys();
+  return keys;
+}
+
+const std::vector<Key<Preload>>& preload_keys() {
+  static const std::vector<Key<Preload>> keys{
+      required(key("checkpoint", "", &Preload::checkpoint, version_id(), "NAME@VERSION to load at the start.")),
+      required(key("source", "", &Preload::source, path_text(), "Directory of its files.")),
+      key("keep", "", &Preload::keep, truth(), "Whether it is kept: never evicted to make room."),
+  };
+  return keys;
+}
+
+const std::vector<Key<Engine>>& engine_keys() {
+  static const std::vector<Key<Engine>> keys{
+      required(key("name", "", &Engine::name, name(), "Name for ckptctl, 1 to 64 characters of A-Z a-z 0-9 . _ -.")),
+      required(key("kind", "", &Engine::kind, name(), "What it is: sglang.")),
+      required(key("endpoint", "", &Engine::endpoint, text(false),
+                   "Where its HTTP API listens: http://HOST:PORT or unix:/PATH.")),
+      required(key("checkpoint", "", &Engine::checkpoint, checkpoint_name(),
+                   "NAME of the checkpoint whose versions it takes.")),
+      key("devices", "", &Engine::devices, list(text(false)), "Devices of its ranks, such as HOST-0; empty: all."),
+  };
+  return keys;
+}
+
+}  // namespace ckptd::config

@@ -1,0 +1,30 @@
+// The table of all keys: it drives reading, flags, --help, --check-config and the documentation.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+#include "daemon/config/config.h"
+#include "daemon/config/node.h"
+
+namespace ckptd::config {
+
+template <class Target>
+struct Key {
+  std::string name;  ///< within the target: "store.budget" of Config, "keep" of Preload
+  std::string flag;  ///< with its dashes, or empty
+  bool required = false;
+  std::string meaning;
+  std::function<Result<>(const Node&, Target&)> read;
+  std::function<std::string(const Target&)> show;  ///< as TOML
+
+  std::string default_text() const { return required ? "required" : show(Target{}); }
+};
+
+const std::vector<Key<Config>>& config_keys();
+const std::vector<Key<Preload>>& preload_keys();  ///< of each [[preload]]
+const std::vector<Key<Engine>>& engine_keys();    ///< of each [[engine]]
+
+}  // namespace ckptd::config

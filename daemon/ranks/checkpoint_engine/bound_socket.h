@@ -1,0 +1,101 @@
+// One bound endpoint: a ZeroMQ socket, the monitor that tells who connects and goes, and the file in the directory.
+//
+// The socket is a DEALER that writes a REQ's envelope by hand. A REQ would drop a reply that comes after a newer
+// request, and with it an error; a DEALER hands over everything, and the correlation frame tells what each reply
+// answers:
+//
+//   frame 1   12 bytes: 8 letters drawn for this socket, then the message's number, big-endian
+//   frame 2   empty: the end of the envelope, which the rank's REP keeps aside and sends back before its reply
+//   frame 3   the message
+//
+// Used by one thread at a time; handing it to another thread needs a lock or the like in between. Nothing blocks.
+// Functions throw zmq::error_t and std::bad_alloc: the room's own boundary turns them into errors. Closing removes the
+// file; what was sent still reaches a connected rank within kLinger.
+#pragma once
+
+#include <zmq.hpp>
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/result.h"
+#include "daemon/ranks/checkpoint_engine/socket_directory.h"
+#include "daemon/ranks/session.h"
+
+namespace ckptd::ranks::checkpoint_engine {
+
+class BoundSocket {
+ public:
+  static constexpr std::chrono::milliseconds kLinger{250};
+
+  /// Binds directory/name, which replaces a stale file there.
+  static Result<BoundSocket> bind(std::shared_ptr<zmq::context_t> context, std::shared_ptr<SocketDirectory> directory,
+                                  const std::string& name);
+  BoundSocket(BoundSocket&&) noexcept = default;
+  BoundSocket& operator=(BoundSocket&&) = delete;
+  ~BoundSocket();
+
+  const std::string& endpoint() const { return endpoint_; }
+  const SocketDirectory& directory() const { return *directory_; }
+
+  /// Takes note of everybody who came or went since the last call.
+  void look();
+  const std::vector<Peer>& peers() const { return peers_; }  ///< connected now, in the order in which they came
+  std::uint64_t arrivals() const { return arrivals_; }
+  const std::optional<Peer>& last_gone() const { return last_gone_; }
+
+  /// False when no peer can take it now; nothing is queued for a peer that may come.
+  bool send(std::string_view message);
+
+  enum class Kind {
+    answer,     ///< to the message that was sent last
+    stale,      ///< to an earlier message, of ours or of a predecessor's
+    malformed,  ///< not a REP's reply
+  };
+  struct Reply {
+    Kind kind;
+    std::string body;
+  };
+  std::optional<Reply> receive();
+
+  /// For zmq::poll: the socket, then the monitor.
+  std::array<zmq::pollitem_t, 2> poll_items(bool wants_to_send);
+
+ private:
+  /// A connection is a peer once ZeroMQ's handshake is done: what merely opens the socket and leaves is nobody.
+  struct Connection {
+    int fd = -1;
+    Peer peer;
+    bool greeted = false;
+  };
+
+  BoundSocket() = default;
+  void configure_and_bind();
+  void watch_connections();
+  void accepted(int fd);
+  void greeted();
+  void disconnected(int fd);
+  void refresh_peers();
+  Peer credentials_of(int fd) const;
+  std::string correlation_frame() const;
+  Reply classify(std::vector<zmq::message_t> frames, bool too_many) const;
+
+  std::shared_ptr<zmq::context_t> context_;
+  std::shared_ptr<SocketDirectory> directory_;
+  std::string name_, endpoint_;
+  zmq::socket_t socket_, monitor_;
+  std::string letters_;
+  std::uint32_t number_ = 0;
+  std::vector<Connection> connections_;
+  std::vector<Peer> peers_;
+  std::uint64_t arrivals_ = 0;
+  std::optional<Peer> last_gone_;
+};
+
+}  // namespace ckptd::ranks::checkpoint_engine

@@ -1,0 +1,84 @@
+#include "daemon/ranks/checkpoint_engine/endpoints.h"
+
+#include <spdlog/spdlog.h>
+
+#include <utility>
+
+#include "common/random_name.h"
+#include "daemon/ranks/checkpoint_engine/custodian.h"
+#include "daemon/ranks/checkpoint_engine/wire_types.h"
+#include "daemon/ranks/checkpoint_engine/worker_session.h"
+#include "proto/checkpoint_engine/messages.h"
+
+namespace ckptd::ranks::checkpoint_engine {
+namespace {
+
+class WorkerEndpoints : public Endpoints {
+ public:
+  WorkerEndpoints(SocketDirectory directory, std::chrono::milliseconds keep_bound, Waker waker)
+      : directory_(std::make_shared<SocketDirectory>(std::move(directory))),
+        context_(std::make_shared<zmq::context_t>()),
+        custodian_(std::make_shared<Custodian>(keep_bound, std::move(waker))) {
+    context_->set(zmq::ctxopt::max_sockets, kMostSockets);
+  }
+  ~WorkerEndpoints() override { custodian_->stop(); }
+
+  Traits traits() const override { return WorkerSession::kTraits; }
+
+  Result<> check_carriable(const weights::Manifest& manifest) const override {
+    return checkpoint_engine::check_carriable(manifest);
+  }
+
+  Result<std::unique_ptr<Session>> open(std::string engine, std::string device) override try {
+    auto socket = CKPTD_TRY(BoundSocket::bind(context_, directory_, random_name(SocketDirectory::kNameLength)));
+    return std::make_unique<WorkerSession>(std::move(socket), custodian_, std::move(engine), std::move(device));
+  } catch (const std::exception& error) {
+    return fail(ErrorKind::io, "no endpoint for a rank could be opened: {}", error.what());
+  }
+
+  void adopt(const std::vector<OpenEndpoint>& open, const Error& reason) override {
+    for (const auto& endpoint : open) {
+      if (auto adopted = adopt_one(endpoint, reason); !adopted)
+        spdlog::warn("endpoint {} of engine {}, device {}, which an earlier ckptd left, is not answered: {}",
+                     endpoint.endpoint, endpoint.engine, endpoint.device, adopted.error().sentence);
+    }
+    directory_->remove_unused();
+  }
+
+  std::vector<OpenEndpoint> in_custody() const override { return custodian_->held(); }
+  void on_closed(std::function<void(const std::string&)> callback) override {
+    custodian_->on_closed(std::move(callback));
+  }
+  std::vector<OpenEndpoint> drain(Deadline deadline) override { return custodian_->drain(deadline); }
+
+ private:
+  /// Two sockets for each session; ZeroMQ's own bound of 1023 would be 500 ranks.
+  static constexpr int kMostSockets = 16'384;
+
+  Result<> adopt_one(const OpenEndpoint& open, const Error& reason) try {
+    auto name = directory_->name_in(open.endpoint);
+    if (!name)
+      return fail(ErrorKind::denied, "it is not one of ours in {}", directory_->path().native());
+    auto socket = CKPTD_TRY(BoundSocket::bind(context_, directory_, *name));
+    custodian_->take({std::move(socket), open, farewell(reason)});
+    return {};
+  } catch (const std::exception& error) {
+    return fail(ErrorKind::io, "{}", error.what());
+  }
+
+  std::shared_ptr<SocketDirectory> directory_;
+  std::shared_ptr<zmq::context_t> context_;
+  std::shared_ptr<Custodian> custodian_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Endpoints>> make_endpoints(const Options& options) try {
+  auto directory = CKPTD_TRY(SocketDirectory::create(options.directory, options.rank_group));
+  auto waker = CKPTD_TRY(Waker::create());
+  return std::make_unique<WorkerEndpoints>(std::move(directory), options.keep_bound, std::move(waker));
+} catch (const std::exception& error) {
+  return fail(ErrorKind::io, "rank sockets in {} could not be set up: {}", options.directory.native(), error.what());
+}
+
+}  // namespace ckptd::ranks::checkpoint_engine

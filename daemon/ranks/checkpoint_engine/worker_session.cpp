@@ -1,0 +1,240 @@
+#include "daemon/ranks/checkpoint_engine/worker_session.h"
+
+#include <unistd.h>
+
+#include <exception>
+#include <utility>
+#include <variant>
+
+#include "common/units.h"
+#include "daemon/ranks/checkpoint_engine/wire_types.h"
+#include "proto/checkpoint_engine/messages.h"
+
+namespace ckptd::ranks::checkpoint_engine {
+namespace {
+
+namespace messages = proto::checkpoint_engine;
+
+std::string show(const Peer& peer) {
+  // The kernel tells no pid of a process outside our pid namespace.
+  if (peer.pid == 0) return fmt::format("a process outside our pid namespace, uid {}", peer.uid);
+  return fmt::format("pid {}, uid {}", peer.pid, peer.uid);
+}
+
+std::string offer_message(const device::Export& memory) {
+  if (const auto* host = std::get_if<device::HostExport>(&memory)) return messages::offer_file(host->path, host->bytes);
+  const auto& cuda = std::get<device::CudaExport>(memory);
+  // No reference counter: torch ignores one that it cannot open, and an acknowledged release is what we go by.
+  return messages::offer_cuda(cuda.handle, cuda.bytes, "", 0);
+}
+
+}  // namespace
+
+std::string farewell(const Error& reason) {
+  return messages::exception(fmt::format("ckptd ended this weight update: {}", reason.sentence));
+}
+
+WorkerSession::WorkerSession(BoundSocket socket, std::shared_ptr<Custodian> custodian, std::string engine,
+                             std::string device)
+    : socket_(std::move(socket)),
+      custodian_(std::move(custodian)),
+      open_{socket_->endpoint(), std::move(engine), std::move(device)} {}
+
+WorkerSession::~WorkerSession() {
+  fail(Error{ErrorKind::cancelled, "the sender gave up"});
+}
+
+Result<> WorkerSession::begin(Step step, Result<> (Sender::*sent)(), std::string message) {
+  if (!socket_) return ckptd::fail(ErrorKind::internal, "step {} after the end of the session with device {}", name_of(step), open_.device);
+  if (auto legal = (sender_.*sent)(); !legal) return std::unexpected(name_culprit(legal.error()));
+  step_ = step;
+  step_begun_ = Clock::now();
+  pending_ = std::move(message);
+  try {
+    send_pending();
+  } catch (const std::exception& error) {
+    return std::unexpected(name_culprit({ErrorKind::io, fmt::format("the step could not be sent: {}", error.what())}));
+  }
+  return {};
+}
+
+Result<> WorkerSession::offer(const device::Export& memory) {
+  host_memory_ = std::holds_alternative<device::HostExport>(memory);
+  return begin(Step::offer, &Sender::sent_offer, offer_message(memory));
+}
+
+Result<> WorkerSession::reload(std::span<const TensorView> tensors, std::uint32_t number) {
+  std::vector<std::vector<std::uint64_t>> shapes;  // owns what the metadata points at
+  std::vector<messages::TensorMetadata> metadata;
+  shapes.reserve(tensors.size());
+  metadata.reserve(tensors.size());
+  for (const auto& tensor : tensors) {
+    auto torch_name = torch_name_of(tensor.dtype);
+    if (!torch_name)
+      return ckptd::fail(ErrorKind::unsupported, "tensor {}: torch has no type for {}", tensor.name,
+                         weights::safetensors_name(tensor.dtype));
+    auto shape = torch_shape_of(tensor.dtype, tensor.shape);
+    if (!shape) return std::unexpected(shape.error().within(fmt::format("tensor {}", tensor.name)));
+    shapes.push_back(*std::move(shape));
+    metadata.push_back({tensor.name, *torch_name, shapes.back(), tensor.offset});
+  }
+  reload_number_ = number;
+  CKPTD_TRY(begin(Step::reload, &Sender::sent_reload, messages::reload(metadata)));
+  touched_ = true;
+  return {};
+}
+
+Result<> WorkerSession::release() { return begin(Step::release, &Sender::sent_release, messages::none()); }
+Result<> WorkerSession::finish() { return begin(Step::finish, &Sender::sent_finish, messages::none()); }
+
+Result<Session::Woken> WorkerSession::wait(std::span<const int> wakers, Deadline deadline) try {
+  if (!socket_) return ckptd::fail(ErrorKind::internal, "wait after the end of the session with device {}", open_.device);
+  auto woken = wait_for_rank(wakers, deadline);
+  if (!woken) return std::unexpected(name_culprit(woken.error()));
+  return woken;
+} catch (const std::exception& error) {
+  return std::unexpected(name_culprit({ErrorKind::io, fmt::format("its socket failed: {}", error.what())}));
+}
+
+Result<Session::Woken> WorkerSession::wait_for_rank(std::span<const int> wakers, Deadline deadline) {
+  // Each way to be woken leads to one more look before it is returned: an acknowledgement that is here comes first.
+  bool woken = false, expired = false;
+  for (;;) {
+    if (CKPTD_TRY(look())) return Woken::acknowledged;
+    if (woken) return Woken::by_waker;
+    if (expired) return std::unexpected(timed_out());
+    expired = deadline.passed();
+    woken = poll(wakers, deadline);
+  }
+}
+
+/// Everything that has happened since the last look, in an order that lets the most telling error win: a rank that
+/// wrote its traceback and died has left the traceback to be read.
+Result<bool> WorkerSession::look() {
+  socket_->look();
+  if (!peer_ && !socket_->peers().empty()) peer_ = socket_->peers().front();
+  CKPTD_TRY(check_single_peer());
+  send_pending();
+  if (CKPTD_TRY(take_reply())) return true;
+  CKPTD_TRY(check_still_there());
+  return false;
+}
+
+void WorkerSession::send_pending() {
+  if (pending_ && socket_->send(*pending_)) pending_.reset();
+}
+
+Result<bool> WorkerSession::take_reply() {
+  while (auto reply = socket_->receive()) {
+    if (reply->kind == BoundSocket::Kind::stale) continue;
+    if (reply->kind == BoundSocket::Kind::malformed)
+      return ckptd::fail(ErrorKind::peer_failed, "the process on this endpoint does not speak the protocol of a rank: it "
+                                                 "sent something that is no reply");
+    if (auto received = sender_.received(reply->body); !received)
+      return std::unexpected(step_ == Step::offer ? uid_hint(received.error()) : received.error());
+    return true;
+  }
+  return false;
+}
+
+Result<> WorkerSession::check_single_peer() const {
+  const auto& peers = socket_->peers();
+  bool another_came_later = socket_->arrivals() > 1 && sender_.state() != Sender::State::finished;
+  if (peers.size() < 2 && !another_came_later) return {};
+  if (peers.size() >= 2)
+    return ckptd::fail(ErrorKind::peer_failed,
+                       "a second process connected to this endpoint: first {}, then {}; two ranks would get every other "
+                       "message each, look for two ranks on one device",
+                       show(peers[0]), show(peers[1]));
+  return ckptd::fail(ErrorKind::peer_failed, "the rank went away and somebody else connected to this endpoint");
+}
+
+Result<> WorkerSession::check_still_there() const {
+  if (!socket_->last_gone() || sender_.state() == Sender::State::finished) return {};
+  if (sender_.state() == Sender::State::released || sender_.state() == Sender::State::finishing)
+    return ckptd::fail(ErrorKind::peer_failed,
+                       "the rank ({}) went away after it had released the memory: its post hook failed or its process was "
+                       "killed; a checkpoint-engine package before 0.4.0 also ends its update here, ckptd needs 0.4.0",
+                       show(*socket_->last_gone()));
+  return ckptd::fail(ErrorKind::peer_failed,
+                     "the rank ({}) went away: its process was killed, or its update ended with an error that it told only "
+                     "its own log and the engine's answer",
+                     show(*socket_->last_gone()));
+}
+
+bool WorkerSession::poll(std::span<const int> wakers, Deadline deadline) {
+  std::vector<zmq::pollitem_t> items;
+  for (int fd : wakers) items.push_back({nullptr, fd, ZMQ_POLLIN, 0});
+  for (const auto& item : socket_->poll_items(pending_.has_value())) items.push_back(item);
+  try {
+    zmq::poll(items, std::chrono::milliseconds(deadline.poll_timeout_ms()));
+  } catch (const zmq::error_t& error) {
+    if (error.num() != EINTR) throw;
+    return false;
+  }
+  for (std::size_t i = 0; i < wakers.size(); ++i)
+    if (items[i].revents != 0) return true;
+  return false;
+}
+
+Step WorkerSession::current_step() const {
+  if (step_ == Step::offer && !peer_) return Step::connect;
+  return step_;
+}
+
+std::string WorkerSession::step_text() const {
+  if (current_step() != Step::reload) return std::string(name_of(current_step()));
+  return fmt::format("reload {}", reload_number_);
+}
+
+Error WorkerSession::name_culprit(const Error& error) const {
+  auto rank = peer_ ? fmt::format(", rank {}", show(*peer_)) : std::string();
+  auto named = error.within(fmt::format("engine {}, device {}{}, step {}", open_.engine, open_.device, rank, step_text()))
+                   .with_fact("engine", open_.engine)
+                   .with_fact("device", open_.device)
+                   .with_fact("step", std::string(name_of(current_step())))
+                   .with_fact("endpoint", open_.endpoint);
+  if (!peer_) return named;
+  return std::move(named).with_fact("pid", std::to_string(peer_->pid)).with_fact("uid", std::to_string(peer_->uid));
+}
+
+Error WorkerSession::timed_out() const {
+  auto waited = show_seconds(std::chrono::duration<double>(Clock::now() - step_begun_).count());
+  if (current_step() != Step::connect)
+    return {ErrorKind::timed_out,
+            fmt::format("the rank is connected but has not answered for {}: it may still be busy (raise the time-out), be "
+                        "stopped, or hang; look at its log and at where its process stands",
+                        waited)};
+  const auto& directory = socket_->directory();
+  return {ErrorKind::timed_out,
+          fmt::format("no rank connected to {} within {}. Likely causes: the engine has not come to the update yet, "
+                      "because running requests hold its lock; the rank's user may not open the socket (the directory "
+                      "{} has mode 0750 and the socket 0660, group {}: put the user into it); the rank is in a container "
+                      "without this directory; the rank's device is not {}",
+                      open_.endpoint, waited, directory.path().native(), directory.group(), open_.device)};
+}
+
+Error WorkerSession::uid_hint(Error error) const {
+  if (host_memory_ && peer_ && peer_->uid != ::geteuid())
+    error.sentence += fmt::format(" (host memory opens within one uid only: the rank has {}, ckptd {})", peer_->uid, ::geteuid());
+  return error;
+}
+
+void WorkerSession::fail(const Error& reason) noexcept try {
+  if (!socket_) return;
+  auto socket = std::move(*socket_);
+  socket_.reset();
+  pending_.reset();
+  bool finished = sender_.state() == Sender::State::finished;
+  sender_.abandon();
+  if (!finished) custodian_->take({std::move(socket), open_, farewell(reason)});
+} catch (const std::exception&) {
+  socket_.reset();  // out of memory: what can still be done is to let the endpoint go
+}
+
+void WorkerSession::discard() noexcept {
+  sender_.abandon();
+  socket_.reset();
+}
+
+}  // namespace ckptd::ranks::checkpoint_engine

@@ -1,0 +1,61 @@
+#include "proto/checkpoint_engine/utf8.h"
+
+#include <cstddef>
+
+namespace ckptd::proto::checkpoint_engine {
+namespace {
+
+constexpr std::string_view kReplacement = "\xef\xbf\xbd";
+
+struct Lead {
+  std::size_t length = 0;  ///< of the whole sequence; 0 for a byte that begins none
+  unsigned char second_min = 0x80, second_max = 0xbf;
+};
+
+/// The second byte's range is what rules out overlong forms, surrogates and values past U+10FFFF.
+Lead lead_of(unsigned char byte) {
+  if (byte < 0x80) return {1};
+  if (byte >= 0xc2 && byte <= 0xdf) return {2};
+  if (byte == 0xe0) return {3, 0xa0, 0xbf};
+  if (byte == 0xed) return {3, 0x80, 0x9f};
+  if (byte >= 0xe1 && byte <= 0xef) return {3};
+  if (byte == 0xf0) return {4, 0x90, 0xbf};
+  if (byte >= 0xf1 && byte <= 0xf3) return {4};
+  if (byte == 0xf4) return {4, 0x80, 0x8f};
+  return {0};
+}
+
+/// Length of the valid sequence at the front, 0 if there is none.
+std::size_t sequence_at_front(std::string_view text) {
+  auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  auto lead = lead_of(byte(0));
+  if (lead.length == 0 || lead.length > text.size()) return 0;
+  if (lead.length > 1 && (byte(1) < lead.second_min || byte(1) > lead.second_max)) return 0;
+  for (std::size_t i = 2; i < lead.length; ++i)
+    if (byte(i) < 0x80 || byte(i) > 0xbf) return 0;
+  return lead.length;
+}
+
+}  // namespace
+
+bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    auto length = sequence_at_front(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
+std::string replace_invalid_utf8(std::string_view text) {
+  std::string valid;
+  valid.reserve(text.size());
+  while (!text.empty()) {
+    auto length = sequence_at_front(text);
+    valid.append(length == 0 ? kReplacement : text.substr(0, length));
+    text.remove_prefix(length == 0 ? 1 : length);
+  }
+  return valid;
+}
+
+}  // namespace ckptd::proto::checkpoint_engine

@@ -1,0 +1,134 @@
+// Answers as JSON. Members are always there, empty or not; only what api.h has as an optional, and what was not asked
+// for, can be absent.
+#include <nlohmann/json.hpp>
+
+#include "proto/control/api.h"
+
+namespace ckptd::proto::control {
+namespace {
+
+using nlohmann::json;
+
+json error_object(const Error& error) {
+  json object{{"kind", name_of(error.kind)}, {"sentence", error.sentence}};
+  if (!error.vendor.empty()) object["vendor"] = error.vendor;
+  if (!error.facts.empty()) {
+    auto& facts = object["facts"] = json::object();
+    for (const auto& [name, value] : error.facts) facts[name] = value;
+  }
+  return object;
+}
+
+json tensor_object(const TensorInfo& tensor) {
+  return {{"name", tensor.name},
+          {"dtype", tensor.dtype},
+          {"shape", tensor.shape},
+          {"bytes", tensor.bytes},
+          {"digest", tensor.digest}};
+}
+
+template <class T>
+json array_of(const std::vector<T>& values, json (*convert)(const T&)) {
+  auto array = json::array();
+  for (const auto& value : values) array.push_back(convert(value));
+  return array;
+}
+
+json device_object(const DeviceStatus& device) {
+  return {{"uuid", device.uuid}, {"kind", device.kind}, {"free_bytes", device.free_bytes}};
+}
+
+json preview_object(const UpdatePreview::PerEngine& engine) {
+  return {{"engine", engine.engine},
+          {"fan_out", engine.fan_out},
+          {"devices", engine.devices},
+          {"buckets", engine.buckets},
+          {"bucket_bytes", engine.bucket_bytes},
+          {"arena_bytes", engine.arena_bytes},
+          {"tensor_bytes", engine.tensor_bytes},
+          {"tensors", engine.tensors},
+          {"copy_runs", engine.copy_runs},
+          {"serving", engine.serving},
+          {"warnings", engine.warnings}};
+}
+
+/// A job's result is JSON as text. What is not becomes a string: an answer must not fail because of it.
+json embedded(const std::string& text) {
+  auto value = json::parse(text, nullptr, false);
+  return value.is_discarded() ? json(text) : value;
+}
+
+}  // namespace
+
+json to_json(const Error& error) {
+  return {{"error", error_object(error)}};
+}
+
+json to_json(const Job& job) {
+  json object{{"id", job.id},
+              {"kind", job.kind},
+              {"subject", job.subject},
+              {"state", job.state},
+              {"stage", job.stage},
+              {"done_bytes", job.done_bytes},
+              {"total_bytes", job.total_bytes},
+              {"started", show_time(job.started)},
+              {"cancel_requested", job.cancel_requested}};
+  if (job.error) object["error"] = error_object(*job.error);
+  if (!job.result.empty()) object["result"] = embedded(job.result);
+  if (job.ended) object["ended"] = show_time(*job.ended);
+  return object;
+}
+
+json to_json(const Version& version) {
+  json object{{"name", version.name},
+              {"version", version.version},
+              {"state", version.state},
+              {"source", {{"uri", version.source_uri}}},
+              {"job", version.job},
+              {"identity", version.identity},
+              {"schema", version.schema},
+              {"tensor_count", version.tensor_count},
+              {"tensor_bytes", version.tensor_bytes},
+              {"store_bytes", version.store_bytes},
+              {"kept", version.kept},
+              {"leased_by", version.leased_by},
+              {"since", show_time(version.since)}};
+  if (version.error) object["error"] = error_object(*version.error);
+  if (!version.tensors.empty()) object["tensors"] = array_of(version.tensors, tensor_object);
+  return object;
+}
+
+json to_json(const Engine& engine) {
+  return {{"name", engine.name},         {"kind", engine.kind},
+          {"endpoint", engine.endpoint}, {"checkpoint", engine.checkpoint},
+          {"devices", engine.devices},   {"target", engine.target},
+          {"serving", engine.serving},   {"state", engine.state},
+          {"poisoned", engine.poisoned}, {"job", engine.job}};
+}
+
+json to_json(const Status& status) {
+  return {{"daemon_version", status.daemon_version},
+          {"pid", status.pid},
+          {"started", show_time(status.started)},
+          {"ready", status.ready},
+          {"not_ready", status.not_ready},
+          {"budget_bytes", status.budget_bytes},
+          {"segment_bytes", status.segment_bytes},
+          {"lent_bytes", status.lent_bytes},
+          {"idle_bytes", status.idle_bytes},
+          {"locked_bytes", status.locked_bytes},
+          {"huge_page_bytes", status.huge_page_bytes},
+          {"lock", status.lock},
+          {"versions_resident", status.versions_resident},
+          {"devices", array_of(status.devices, device_object)},
+          {"engines", array_of<Engine>(status.engines, to_json)},
+          {"running_jobs", status.running_jobs},
+          {"in_custody", status.in_custody}};
+}
+
+json to_json(const UpdatePreview& preview) {
+  return {{"checkpoint", preview.checkpoint}, {"engines", array_of(preview.engines, preview_object)}};
+}
+
+}  // namespace ckptd::proto::control

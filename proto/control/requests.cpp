@@ -1,0 +1,122 @@
+// Requests from JSON, strictly, and to JSON.
+#include <nlohmann/json.hpp>
+
+#include "common/units.h"
+#include "proto/control/api.h"
+#include "proto/control/json_reader.h"
+
+namespace ckptd::proto::control {
+namespace {
+
+using nlohmann::json;
+
+void refuse_empty(ObjectReader& reader, std::string_view name, const std::string& value) {
+  if (value.empty()) reader.complain_about(name, "must not be empty");
+}
+
+void refuse_empty(ObjectReader& reader, std::string_view name, const std::vector<std::string>& values) {
+  for (const auto& value : values)
+    if (value.empty()) reader.complain_about(name, "must not contain an empty string");
+}
+
+/// "checkpoint":"NAME@VERSION" says both in one; a second word about the version would have to be checked against it.
+void split_version_off(ObjectReader& reader, UpdateRequest& request, bool has_version) {
+  auto at = request.name.find('@');
+  if (at == request.name.npos) {
+    if (!has_version) reader.complain_about("version", "is needed, unless 'checkpoint' is NAME@VERSION");
+    return;
+  }
+  if (has_version) return reader.complain_about("version", "stands beside a 'checkpoint' that names one already");
+  request.version = request.name.substr(at + 1);
+  request.name.resize(at);
+  if (request.version.empty()) reader.complain_about("checkpoint", "names no version behind the @");
+}
+
+}  // namespace
+
+Result<LoadRequest> parse_load_request(std::string_view body) {
+  auto document = CKPTD_TRY(parse_document(body));
+  ObjectReader reader(document, kReadingRequest);
+  LoadRequest request;
+  if (const auto* source = reader.take("source")) {
+    ObjectReader nested(*source, kReadingRequest, "source");
+    nested.required("uri", request.source_uri);
+    refuse_empty(nested, "uri", request.source_uri);
+    reader.join(nested.finish());
+  } else {
+    reader.complain_about("source", R"(is missing; write "source":{"uri":"file:///directory"})");
+  }
+  reader.optional("keep", request.keep);
+  CKPTD_TRY(reader.finish());
+  return request;
+}
+
+Result<UpdateRequest> parse_update_request(std::string_view body) {
+  auto document = CKPTD_TRY(parse_document(body));
+  ObjectReader reader(document, kReadingRequest);
+  UpdateRequest request;
+  std::optional<std::string> version;
+  reader.required("checkpoint", request.name);
+  reader.optional("version", version);
+  reader.optional("engines", request.engines);
+  reader.optional("dry_run", request.dry_run);
+  reader.optional("force", request.force);
+  reader.optional("bucket_bytes", request.bucket_bytes);
+  reader.optional("flush_cache", request.flush_cache);
+
+  request.version = version.value_or("");
+  if (version) refuse_empty(reader, "version", *version);
+  split_version_off(reader, request, version.has_value());
+  refuse_empty(reader, "checkpoint", request.name);
+  refuse_empty(reader, "engines", request.engines);
+  if (request.bucket_bytes == 0) reader.complain_about("bucket_bytes", "must be more than 0");
+  if (request.bucket_bytes > std::uint64_t{1} << 62)
+    reader.complain_about("bucket_bytes", "is more than any machine has");
+  CKPTD_TRY(reader.finish());
+  return request;
+}
+
+Result<EngineRequest> parse_engine_request(std::string_view body) {
+  auto document = CKPTD_TRY(parse_document(body));
+  ObjectReader reader(document, kReadingRequest);
+  EngineRequest request;
+  reader.required("kind", request.kind);
+  reader.required("endpoint", request.endpoint);
+  reader.required("checkpoint", request.checkpoint);
+  reader.optional("devices", request.devices);
+  refuse_empty(reader, "kind", request.kind);
+  refuse_empty(reader, "endpoint", request.endpoint);
+  refuse_empty(reader, "checkpoint", request.checkpoint);
+  refuse_empty(reader, "devices", request.devices);
+  CKPTD_TRY(reader.finish());
+  return request;
+}
+
+Result<bool> parse_keep_request(std::string_view body) {
+  auto document = CKPTD_TRY(parse_document(body));
+  ObjectReader reader(document, kReadingRequest);
+  bool kept = false;
+  reader.required("kept", kept);
+  CKPTD_TRY(reader.finish());
+  return kept;
+}
+
+json to_json(const LoadRequest& request) {
+  return {{"source", {{"uri", request.source_uri}}}, {"keep", request.keep}};
+}
+
+json to_json(const UpdateRequest& request) {
+  json object{{"checkpoint", request.name}, {"version", request.version}, {"engines", request.engines},
+              {"dry_run", request.dry_run}, {"force", request.force},     {"flush_cache", request.flush_cache}};
+  if (request.bucket_bytes) object["bucket_bytes"] = *request.bucket_bytes;
+  return object;
+}
+
+json to_json(const EngineRequest& request) {
+  return {{"kind", request.kind},
+          {"endpoint", request.endpoint},
+          {"checkpoint", request.checkpoint},
+          {"devices", request.devices}};
+}
+
+}  // namespace ckptd::proto::control

@@ -1,0 +1,102 @@
+// A process that plays one inference rank: JSON objects, one a line, in on stdin and out on stdout, until stdin closes.
+// tests/support/torch_rank.py understands the same commands and runs the real Python worker.
+#include <poll.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "tests/support/reference_rank/compare.h"
+#include "tests/support/reference_rank/rank.h"
+
+namespace {
+
+namespace rr = ckptd::reference_rank;
+using nlohmann::json;
+
+bool stdin_is_closed() {
+  pollfd item{STDIN_FILENO, POLLIN, 0};
+  return ::poll(&item, 1, 0) > 0 && (item.revents & POLLIN) == 0 && (item.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+class Program {
+ public:
+  explicit Program(rr::Options options) : rank_(std::move(options)) {}
+
+  json answer(const json& request) {
+    auto command = request.at("cmd").get<std::string>();
+    if (command == "update") return update(request.at("endpoint"));
+    if (command == "compare") return compare(request.at("checkpoint").get<std::string>());
+    if (command == "state")
+      return {{"tensors", rank_.model().size()}, {"updates", rank_.updates()}, {"buckets", rank_.buckets()}};
+    if (command == "fault") return set_fault(request);
+    if (command == "forget") return forget();
+    return {{"ok", false}, {"error", "unknown command " + command}};
+  }
+
+ private:
+  json update(const std::string& endpoint) {
+    auto outcome = rank_.update(endpoint, std::exchange(fault_, {}));
+    if (outcome.ok) return {{"ok", true}};
+    return {{"ok", false}, {"error", outcome.error}};
+  }
+
+  json compare(const std::string& checkpoint) {
+    auto comparison = rr::compare(rank_.model(), checkpoint);
+    if (!comparison.difference.empty()) return {{"equal", false}, {"difference", comparison.difference}};
+    return {{"equal", true}, {"tensors", comparison.tensors}, {"bytes", comparison.bytes}};
+  }
+
+  json forget() {
+    rank_.forget();
+    return {{"ok", true}};
+  }
+
+  json set_fault(const json& request) {
+    rr::Fault fault{request.at("kind"), request.value("bucket", 0u), request.value("seconds", 0.0)};
+    if (!rr::Fault::is_known(fault.kind)) return {{"ok", false}, {"error", "unknown fault " + fault.kind}};
+    fault_ = fault;
+    return {{"ok", true}};
+  }
+
+  rr::Rank rank_;
+  rr::Fault fault_;
+};
+
+rr::Options parse_options(int argc, char** argv) {
+  rr::Options options;
+  options.given_up = stdin_is_closed;
+  for (int i = 1; i < argc; ++i) {
+    std::string_view argument = argv[i];
+    if (argument == "--acknowledge-only")
+      options.acknowledge_only = true;
+    else if (argument == "--device" && i + 1 < argc)
+      options.device = argv[++i];
+    else
+      throw std::invalid_argument("usage: reference_rank [--device HOST-0] [--acknowledge-only]");
+  }
+  return options;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  Program program(parse_options(argc, argv));
+  for (std::string line; std::getline(std::cin, line);) {
+    json answer;
+    try {
+      answer = program.answer(json::parse(line));
+    } catch (const std::exception& error) {
+      answer = {{"ok", false}, {"error", error.what()}};
+    }
+    std::cout << answer.dump(-1, ' ', false, json::error_handler_t::replace) << std::endl;
+  }
+  return EXIT_SUCCESS;
+} catch (const std::exception& error) {
+  std::cerr << error.what() << '\n';
+  return EXIT_FAILURE;
+}

@@ -1,0 +1,246 @@
+#include "tests/support/reference_rank/rank.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zmq.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "tests/support/reference_rank/pickle_reader.h"
+#include "tests/support/reference_rank/python_error.h"
+
+namespace ckptd::reference_rank {
+namespace {
+
+using Kind = Value::Kind;
+using namespace std::chrono_literals;
+
+/// Thrown when the owner gave up on the update; no Python worker has this.
+struct GivenUp {};
+
+constexpr auto kPatience = 20ms;
+
+/// torch.from_file(path, shared=True, size): a shared mapping, opened for writing as torch does.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  MappedFile(const std::string& path, std::int64_t bytes) {
+    int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+    if (fd < 0) throw PythonError("RuntimeError", fmt::format("unable to open file <{}>: {}", path, std::strerror(errno)));
+    struct stat info {};
+    bool fits = ::fstat(fd, &info) == 0 && bytes > 0 && info.st_size >= bytes;
+    if (fits) address_ = ::mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ::close(fd);
+    if (!fits || address_ == MAP_FAILED)
+      throw PythonError("RuntimeError", fmt::format("unable to map {} bytes of file <{}>", bytes, path));
+    bytes_ = static_cast<std::size_t>(bytes);
+  }
+  MappedFile(MappedFile&& other) noexcept { *this = std::move(other); }
+  MappedFile& operator=(MappedFile&& other) noexcept {
+    std::swap(address_, other.address_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~MappedFile() {
+    if (bytes_ > 0) ::munmap(address_, bytes_);
+  }
+
+  std::span<const std::byte> content() const { return {static_cast<const std::byte*>(address_), bytes_}; }
+
+ private:
+  void* address_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+/// A name that torch lacks is an AttributeError while the message is read, outside of what answers with a traceback.
+void check_globals(const Value& value) {
+  static constexpr std::string_view kTorch = "torch ";
+  static constexpr std::array kKnown{"torch from_file", "torch Tensor", "torch.storage TypedStorage", "functools partial",
+                                     "builtins RuntimeError", "torch.multiprocessing.reductions rebuild_cuda_tensor"};
+  if (value.is(Kind::global) && std::ranges::find(kKnown, value.text) == kKnown.end() &&
+      !(value.text.starts_with(kTorch) && torch_type_named(std::string_view(value.text).substr(kTorch.size()))))
+    throw PythonError("AttributeError", "module has no attribute: " + value.text);
+  for (const auto& item : value.items) check_globals(item);
+}
+
+/// functools.partial(torch.from_file, dtype=torch.uint8) as its own reduction: called with the function alone, then
+/// given (function, arguments, keywords, __dict__).
+bool is_from_file_as_bytes(const Value& value) {
+  if (!value.is(Kind::call) || value.items.size() != 3 || !value.items[0].is_global("functools partial")) return false;
+  const auto& arguments = value.items[1].items;
+  const auto& state = value.items[2];
+  if (arguments.size() != 1 || !arguments[0].is_global("torch from_file")) return false;
+  return state.is(Kind::tuple) && state.items.size() == 4 && state.items[0].is_global("torch from_file") &&
+         state.items[1].is(Kind::tuple) && state.items[1].items.empty() && state.items[2].is(Kind::dict) &&
+         state.items[2].items.size() == 2 && state.items[2].at("dtype").is_global("torch uint8") &&
+         state.items[3].is(Kind::none);
+}
+
+MappedFile open_handle(const Value& handle) {
+  if (!handle.is(Kind::tuple)) throw PythonError("AssertionError", "");
+  if (handle.items.size() != 2) throw PythonError("ValueError", "not two values to unpack");
+  const auto& arguments = handle.items[1].items;
+  if (!is_from_file_as_bytes(handle.items[0])) throw PythonError("TypeError", "a handle that only a GPU could open");
+  if (!handle.items[1].is(Kind::tuple) || arguments.size() != 3 || !arguments[0].is(Kind::text) ||
+      !arguments[1].is(Kind::boolean) || arguments[1].integer != 1 || !arguments[2].is(Kind::integer))
+    throw PythonError("TypeError", "from_file(): argument types");
+  return MappedFile(arguments[0].text, arguments[2].integer);
+}
+
+bool is_exception(const Value& value) {
+  return value.is(Kind::call) && value.items.size() == 2 && value.items[0].is_global("builtins RuntimeError");
+}
+
+[[noreturn]] void raise_exception(const Value& value) {
+  const auto& arguments = value.items[1].items;
+  throw PythonError("RuntimeError", arguments.empty() ? "" : arguments[0].text);
+}
+
+}  // namespace
+
+bool Fault::is_known(const std::string& kind) {
+  static constexpr std::array kKinds{"none",           "fail_load",    "stall",         "die",  "fail_open",
+                                     "fail_post_hook", "connect_late", "connect_twice", "slow", "slow_post_hook"};
+  return std::ranges::find(kKinds, kind) != kKinds.end();
+}
+
+class Rank::Conversation {
+ public:
+  Conversation(Rank& rank, const Fault& fault)
+      : rank_(rank), fault_(fault), socket_(context_, zmq::socket_type::rep), second_socket_(context_, zmq::socket_type::rep) {
+    socket_.set(zmq::sockopt::rcvtimeo, static_cast<int>(kPatience.count()));
+    second_socket_.set(zmq::sockopt::linger, 0);
+  }
+
+  void hold(const std::string& endpoint) try {
+    if (fault_.kind == "connect_late") sleep();
+    socket_.connect(endpoint);
+    if (fault_.kind == "connect_twice") second_socket_.connect(endpoint);
+    open();
+    while (!finished_) take_step();
+  } catch (const GivenUp&) {
+    socket_.set(zmq::sockopt::linger, 0);
+    throw;
+  }
+
+ private:
+  void open() {
+    try {
+      auto handle = receive();
+      if (fault_.kind == "fail_open") throw PythonError("RuntimeError", "the fault fail_open was asked for");
+      buffer_ = open_handle(handle);
+      send("");
+    } catch (const PythonError& error) {
+      send(error.traceback());
+      receive_bytes();  // an acknowledgement of the traceback, of any content
+      throw;
+    }
+  }
+
+  void take_step() {
+    auto payload = receive();
+    if (released_) {
+      if (!payload.is(Kind::none)) throw PythonError("AssertionError", "Should not receive any payload after released");
+      if (fault_.kind == "fail_post_hook") throw PythonError("RuntimeError", "the fault fail_post_hook was asked for");
+      if (fault_.kind == "slow_post_hook") sleep();
+      send("");
+      finished_ = true;
+    } else if (payload.is(Kind::none)) {
+      buffer_ = MappedFile();
+      released_ = true;
+      send("");
+    } else if (payload.is(Kind::list)) {
+      load_and_answer(payload);
+    } else if (is_exception(payload)) {
+      raise_exception(payload);
+    } else {
+      throw PythonError("TypeError", "Unexpected payload type");
+    }
+  }
+
+  /// An error is answered and not raised: all ranks are to leave by the sender's exception.
+  void load_and_answer(const Value& list) try {
+    ++rank_.buckets_;
+    load(list);
+    send("");
+  } catch (const PythonError& error) {
+    send(error.traceback());
+  }
+
+  void load(const Value& list) {
+    bool faulty = list_number_++ == fault_.bucket;
+    if (faulty && fault_.kind == "die") ::raise(SIGKILL);
+    if (faulty && fault_.kind == "fail_load") throw PythonError("RuntimeError", "the fault fail_load was asked for");
+    for (const auto& item : list.items) load_tensor(item);
+    if ((faulty && fault_.kind == "stall") || fault_.kind == "slow") sleep();
+  }
+
+  void load_tensor(const Value& item) {
+    const auto& dtype = item.at("dtype");
+    if (!dtype.is(Kind::global)) throw PythonError("AttributeError", "no itemsize");
+    auto type = torch_type_named(std::string_view(dtype.text).substr(dtype.text.find(' ') + 1));
+    if (!type) throw PythonError("AttributeError", "no itemsize");
+    std::vector<std::int64_t> shape;
+    for (const auto& extent : item.at("shape").items) shape.push_back(extent.integer);
+    auto bytes = view_of(buffer_.content(), *type, shape, item.at("offset").integer);
+    if (rank_.options_.acknowledge_only) return;
+    rank_.model_[item.at("name").text] = {std::string(type->torch_name), shape, {bytes.begin(), bytes.end()}};
+  }
+
+  Value receive() {
+    auto value = read_pickle(receive_bytes());
+    check_globals(value);
+    return value;
+  }
+
+  std::string receive_bytes() {
+    zmq::message_t message;
+    while (!socket_.recv(message)) leave_if_given_up();
+    return message.to_string();
+  }
+
+  void send(const std::string& reply) { socket_.send(zmq::buffer(reply), zmq::send_flags::none); }
+
+  void sleep() {
+    auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(fault_.seconds);
+    while (std::chrono::steady_clock::now() < until) {
+      leave_if_given_up();
+      std::this_thread::sleep_for(kPatience);
+    }
+  }
+
+  void leave_if_given_up() const {
+    if (rank_.options_.given_up()) throw GivenUp();
+  }
+
+  Rank& rank_;
+  const Fault& fault_;
+  zmq::context_t context_;  // terminated last, which waits until the socket's last reply has been delivered
+  zmq::socket_t socket_, second_socket_;
+  MappedFile buffer_;
+  std::uint32_t list_number_ = 0;
+  bool released_ = false, finished_ = false;
+};
+
+Outcome Rank::update(const std::string& endpoint, const Fault& fault) try {
+  Conversation(*this, fault).hold(endpoint);
+  ++updates_;
+  return {true, {}};
+} catch (const PythonError& error) {
+  return {false, error.traceback()};
+} catch (const GivenUp&) {
+  return {false, "the update was given up from outside"};
+} catch (const std::exception& error) {
+  return {false, PythonError("zmq.error.ZMQError", error.what()).traceback()};
+}
+
+}  // namespace ckptd::reference_rank

@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""One inference rank on CPU torch: runs the unmodified checkpoint_engine.worker.update_weights_from_ipc.
+
+Reads one JSON object a line on standard input and answers each with one on standard output, until standard input ends:
+
+  {"cmd":"update","endpoint":"ipc:///..."}     answered when the session is over: {"ok":true} or {"ok":false,"error":...}
+  {"cmd":"compare","checkpoint":"/dir"}        every tensor against what the safetensors library reads, byte for byte
+  {"cmd":"state"}                              {"tensors":N,"updates":N,"buckets":N}
+  {"cmd":"forget"}                             drops what was loaded
+  {"cmd":"fault","kind":K,"bucket":B,"seconds":S}   applies to the next update only; lists are counted from 0
+
+Only what an engine would provide is replaced: the device manager of a machine without accelerator, and the function
+that takes the weights. Like SGLang, each update makes a ZeroMQ context of its own and terminates it: that blocks for
+ever if the sender leaves a reply undelivered, so a session that ends and a call that does not is visible from outside.
+"""
+
+import argparse
+import gc
+import glob
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+
+KINDS = ("none", "fail_load", "stall", "die", "fail_open", "fail_post_hook", "connect_late", "connect_twice", "slow",
+         "slow_post_hook")
+
+
+class NoAccelerator:
+    """Stands for checkpoint_engine.device_utils.DeviceManager, whose constructor refuses machines without a GPU."""
+
+    class device_module:
+        synchronize = staticmethod(lambda: None)
+        ipc_collect = staticmethod(lambda: None)
+        empty_cache = staticmethod(lambda: None)
+
+
+def import_worker():
+    import checkpoint_engine.worker as worker
+
+    worker.DeviceManager = NoAccelerator
+    return worker
+
+
+def raw_bytes(tensor):
+    """The tensor's bytes as a one-dimensional uint8 tensor; a 0-d tensor cannot be viewed as another width."""
+    import torch
+
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+class Fault:
+    def __init__(self, kind="none", bucket=0, seconds=0.0):
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of fault {kind!r}; known: {', '.join(KINDS)}")
+        self.kind, self.bucket, self.seconds = kind, int(bucket or 0), float(seconds or 0.0)
+
+    def in_list(self, number):
+        """Called while list `number` is loaded."""
+        if self.kind == "slow":
+            time.sleep(self.seconds)
+        if number != self.bucket:
+            return
+        if self.kind == "fail_load":
+            raise RuntimeError(f"load_weights was told to fail at list {number}")
+        if self.kind == "stall":
+            time.sleep(self.seconds)
+        if self.kind == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def in_post_hook(self):
+        if self.kind == "slow_post_hook":
+            time.sleep(self.seconds)
+        if self.kind == "fail_post_hook":
+            raise RuntimeError("the post hook was told to fail")
+
+
+class SecondPeer:
+    """Another process's mistake: a second REP socket on the rank's endpoint. It takes and answers nothing."""
+
+    def __init__(self, endpoint, seconds):
+        import zmq
+
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.REP)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(endpoint)
+        self._timer = threading.Timer(max(seconds, 0.5), self._close)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _close(self):
+        self._socket.close()
+        self._context.term()
+
+    def join(self):
+        self._timer.join()
+
+
+class TorchRank:
+    def __init__(self, device):
+        import torch
+        import zmq
+
+        self._torch, self._zmq, self._worker = torch, zmq, import_worker()
+        self._device = device
+        self._loaded = {}
+        self._updates = self._buckets = 0
+        self._fault = Fault()
+
+    def update(self, request):
+        fault, self._fault = self._fault, Fault()
+        lists = [0, 0]
+
+        def load(weights):
+            fault.in_list(lists[0])
+            for name, tensor in weights:
+                # The buffer is reused for the next list: what stays is a copy, as in every engine.
+                self._loaded[name] = (tensor.dtype, tuple(tensor.shape), raw_bytes(tensor).clone())
+                lists[1] += tensor.numel() * tensor.element_size()
+            lists[0] += 1
+            self._buckets += 1
+
+        started = time.monotonic()
+        context = self._zmq.Context()
+        error = self._session(context, request["endpoint"], fault, load)
+        # A worker that could not open the buffer leaves its socket to the garbage collector.
+        gc.collect()
+        self._terminate(context)
+        answer = {"ok": not error, "lists": lists[0], "bytes": lists[1], "started": started, "ended": time.monotonic()}
+        if error:
+            answer["error"] = error
+        else:
+            self._updates += 1
+        return answer
+
+    def _session(self, context, endpoint, fault, load):
+        """Returns the traceback of a failed session, or nothing."""
+        real_rebuild = self._worker._rebuild_ipc
+        second_peer = None
+        if fault.kind == "connect_late":
+            time.sleep(fault.seconds)
+        if fault.kind == "connect_twice":
+            second_peer = SecondPeer(endpoint, fault.seconds)
+        if fault.kind == "fail_open":
+
+            def refuse(*_):
+                raise RuntimeError("opening the offered memory was told to fail")
+
+            self._worker._rebuild_ipc = refuse
+        try:
+            self._worker.update_weights_from_ipc(
+                context, endpoint, device_id=None, run=load, post_hook=fault.in_post_hook
+            )
+            return ""
+        except Exception:  # what a scheduler would log and answer
+            return traceback.format_exc()
+        finally:
+            self._worker._rebuild_ipc = real_rebuild
+            if second_peer:
+                second_peer.join()
+
+    def _terminate(self, context):
+        done = threading.Event()
+
+        def complain():
+            if not done.wait(5):
+                print(f"{self._device}: the ZeroMQ context has not ended for 5 s: a reply of ours is undelivered",
+                      file=sys.stderr, flush=True)
+
+        watcher = threading.Thread(target=complain, daemon=True)
+        watcher.start()
+        context.term()
+        done.set()
+        watcher.join()
+
+    def compare(self, request):
+        from safetensors import safe_open
+
+        expected, bytes_seen = set(), 0
+        for path in safetensors_files(request["checkpoint"]):
+            with safe_open(path, framework="pt", device="cpu") as file:
+                for name in file.keys():
+                    if name in expected:
+                        return different(f"tensor {name} stands in two files of the checkpoint")
+                    expected.add(name)
+                    wanted = file.get_tensor(name)
+                    difference = self._difference(name, wanted)
+                    if difference:
+                        return different(difference)
+                    bytes_seen += wanted.numel() * wanted.element_size()
+        for name in self._loaded:
+            if name not in expected:
+                return different(f"tensor {name} was loaded and is not in the checkpoint")
+        return {"equal": True, "tensors": len(expected), "bytes": bytes_seen}
+
+    def _difference(self, name, wanted):
+        if name not in self._loaded:
+            return f"tensor {name} was not loaded"
+        dtype, shape, content = self._loaded[name]
+        if dtype != wanted.dtype:
+            return f"tensor {name}: dtype {dtype} was loaded, the checkpoint has {wanted.dtype}"
+        if shape != tuple(wanted.shape):
+            return f"tensor {name}: shape {list(shape)} was loaded, the checkpoint has {list(wanted.shape)}"
+        wanted_content = raw_bytes(wanted)
+        if self._torch.equal(content, wanted_content):
+            return None
+        at = int((content != wanted_content).nonzero()[0])
+        return f"tensor {name}: byte {at} is {int(content[at])}, the checkpoint has {int(wanted_content[at])}"
+
+    def state(self, _request):
+        return {"tensors": len(self._loaded), "updates": self._updates, "buckets": self._buckets}
+
+    def forget(self, _request):
+        self._loaded = {}
+        gc.collect()
+        return {"ok": True}
+
+    def fault(self, request):
+        self._fault = Fault(request.get("kind", "none"), request.get("bucket"), request.get("seconds"))
+        return {"ok": True}
+
+
+def different(text):
+    return {"equal": False, "difference": text}
+
+
+def safetensors_files(checkpoint):
+    """The files of a checkpoint: itself, those that its index names, or all in the directory."""
+    if os.path.isfile(checkpoint):
+        return [checkpoint]
+    index = os.path.join(checkpoint, "model.safetensors.index.json")
+    if os.path.exists(index):
+        with open(index, encoding="utf-8") as file:
+            shards = sorted(set(json.load(file)["weight_map"].values()))
+        return [os.path.join(checkpoint, shard) for shard in shards]
+    files = sorted(glob.glob(os.path.join(glob.escape(checkpoint), "*.safetensors")))
+    if not files:
+        raise FileNotFoundError(f"{checkpoint} holds no safetensors file")
+    return files
+
+
+def claim_stdout():
+    """Keeps the real standard output for answers; whatever a library prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", required=True, help="uuid that the engine looks its endpoint up by, as HOST-0")
+    arguments = parser.parse_args()
+    answers = claim_stdout()
+    rank = TorchRank(arguments.device)
+    commands = {name: getattr(rank, name) for name in ("update", "compare", "state", "forget", "fault")}
+    for line in sys.stdin:
+        if not line.strip():
+            continue
+        try:
+            request = json.loads(line)
+            answer = commands[request["cmd"]](request)
+        except Exception:
+            answer = {"ok": False, "error": traceback.format_exc()}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+// Operations that do nothing but remember and answer what a test told them to.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <mutex>
+#include <optional>
+
+#include "daemon/operations/operations.h"
+
+namespace ckptd::testing {
+
+namespace api = proto::control;
+
+inline api::Job job_in(std::string state) {
+  api::Job job;
+  job.id = "load-1";
+  job.kind = "load";
+  job.state = std::move(state);
+  return job;
+}
+
+inline api::Version version_named(std::string name, std::string version) {
+  api::Version made;
+  made.name = std::move(name);
+  made.version = std::move(version);
+  made.state = "resident";
+  return made;
+}
+
+class FakeOperations final : public operations::Operations {
+ public:
+  // ---- what a test sets ----
+
+  /// The error that every function that can fail answers with.
+  void fail_with(Error error) {
+    std::lock_guard lock(mutex_);
+    error_ = std::move(error);
+  }
+  void set_job(api::Job job) {
+    std::lock_guard lock(mutex_);
+    job_ = std::move(job);
+  }
+  /// Runs at the beginning of every call, on the caller's thread.
+  std::function<void()> on_call = [] {};
+  bool ready = true;
+
+  // ---- what a test looks at ----
+
+  std::string last() const {
+    std::lock_guard lock(mutex_);
+    return last_;
+  }
+  int calls() const { return calls_; }
+
+  // ---- Operations ----
+
+  Result<api::Job> load(const api::LoadRequest& r) override {
+    return answer(fmt::format("load {}@{} {} {} [{}]", r.name, r.version, r.source_uri, r.keep, r.idempotency_key),
+                  current_job());
+  }
+  Result<api::Job> update(const api::UpdateRequest& r) override {
+    return answer(fmt::format("update {}@{} force={} [{}]", r.name, r.version, r.force, r.idempotency_key),
+                  current_job());
+  }
+  Result<api::UpdatePreview> preview_update(const api::UpdateRequest& r) override {
+    return answer(fmt::format("preview {}@{}", r.name, r.version), api::UpdatePreview{r.name + "@" + r.version, {}});
+  }
+  std::vector<api::Version> versions() const override {
+    note("versions");
+    return {version_named("a/b", "1"), version_named("a/b", "2"), version_named("c", "1")};
+  }
+  Result<api::Version> version(const std::string& name, const std::string& version, bool tensors) const override {
+    return answer(fmt::format("version {}@{} {}", name, version, tensors), version_named(name, version));
+  }
+  Result<> evict(const std::string& name, const std::string& version, bool forget) override {
+    note(fmt::format("evict {}@{} {}", name, version, forget));
+    std::lock_guard lock(mutex_);
+    if (error_) return std::unexpected(*error_);
+    return {};
+  }
+  Result<api::Version> set_kept(const std::string& name, const std::string& version, bool kept) override {
+    return answer(fmt::format("set_kept {}@{} {}", name, version, kept), version_named(name, version));
+  }
+  std::uint64_t trim() override {
+    note("trim");
+    return 4096;
+  }
+  std::vector<api::Job> jobs() const override {
+    note("jobs");
+    return {current_job()};
+  }
+  Result<api::Job> job(const std::string& id) const override { return answer("job " + id, current_job()); }
+  Result<api::Job> cancel_job(const std::string& id, bool force) override {
+    return answer(fmt::format("cancel_job {} {}", id, force), current_job());
+  }
+  Result<api::Job> wait_job(const std::string& id, Deadline) const override {
+    return answer("wait_job " + id, current_job());
+  }
+  std::vector<api::Engine> engines() const override {
+    note("engines");
+    return {engine_named("e")};
+  }
+  Result<api::Engine> engine(const std::string& name) const override {
+    return answer("engine " + name, engine_named(name));
+  }
+  Result<api::Engine> put_engine(const api::EngineRequest& r) override {
+    return answer(fmt::format("put_engine {} {} {} {}", r.name, r.kind, r.endpoint, r.checkpoint),
+                  engine_named(r.name));
+  }
+  Result<> remove_engine(const std::string& name) override {
+    note("remove_engine " + name);
+    std::lock_guard lock(mutex_);
+    if (error_) return std::unexpected(*error_);
+    return {};
+  }
+  api::Status status() const override {
+    note("status");
+    api::Status status;
+    status.daemon_version = "1";
+    status.ready = ready;
+    if (!ready) status.not_ready = {"a/b@1 is loading"};
+    return status;
+  }
+
+ private:
+  static api::Engine engine_named(const std::string& name) {
+    api::Engine engine;
+    engine.name = name;
+    engine.state = "idle";
+    return engine;
+  }
+
+  void note(std::string call) const {
+    ++calls_;
+    {
+      std::lock_guard lock(mutex_);
+      last_ = std::move(call);
+    }
+    on_call();
+  }
+
+  template <class T>
+  Result<T> answer(std::string call, T value) const {
+    note(std::move(call));
+    std::lock_guard lock(mutex_);
+    if (error_) return std::unexpected(*error_);
+    return value;
+  }
+
+  api::Job current_job() const {
+    std::lock_guard lock(mutex_);
+    return job_;
+  }
+
+  mutable std::mutex mutex_;
+  mutable std::string last_;
+  mutable std::atomic<int> calls_ = 0;
+  std::optional<Error> error_;
+  api::Job job_ = job_in("running");
+};
+
+}  // namespace ckptd::testing

@@ -1,0 +1,172 @@
+#include "ctl/command_line.h"
+
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <cstdlib>
+#include <filesystem>
+
+#include "ctl/source_uri.h"
+
+namespace ckptd::ctl {
+namespace {
+
+Result<Invocation> parse(std::vector<const char*> words) {
+  words.insert(words.begin(), "ckptctl");
+  return parse_command_line(static_cast<int>(words.size()), words.data());
+}
+
+template <class T>
+T command(std::vector<const char*> words) {
+  auto invocation = parse(std::move(words));
+  INFO((invocation ? "" : invocation.error().sentence));
+  REQUIRE(invocation);
+  REQUIRE(invocation->command);
+  REQUIRE(std::holds_alternative<T>(*invocation->command));
+  return std::get<T>(*invocation->command);
+}
+
+TEST_CASE("global options stand before or after the command") {
+  for (auto words : {std::vector<const char*>{"--json", "--socket", "/s", "job", "list"},
+                     std::vector<const char*>{"job", "list", "--json", "--socket", "/s"}}) {
+    auto invocation = parse(words);
+    REQUIRE(invocation);
+    CHECK(invocation->json);
+    CHECK(invocation->socket == "/s");
+    CHECK(std::holds_alternative<ListJobs>(*invocation->command));
+  }
+  CHECK(parse({"status"})->socket == "/run/ckptd/control.sock");
+}
+
+TEST_CASE("load") {
+  auto load =
+      command<Load>({"load", "Qwen/Qwen3-8B@base", "/models/x", "--keep", "--detach", "--idempotency-key", "k1"});
+  CHECK(load.request.name == "Qwen/Qwen3-8B");
+  CHECK(load.request.version == "base");
+  CHECK(load.request.source_uri == "file:///models/x");
+  CHECK(load.request.keep);
+  CHECK(load.request.idempotency_key == "k1");
+  CHECK(load.detach);
+  CHECK_FALSE(command<Load>({"load", "a@1", "/x"}).request.keep);
+}
+
+TEST_CASE("NAME@VERSION is taken apart at the last @, and its parts are the daemon's to judge") {
+  CHECK(command<ShowVersion>({"show", "a@b@c"}).checkpoint.name == "a@b");
+  CHECK(command<ShowVersion>({"show", "a b\n@../c"}).checkpoint.version == "../c");
+  for (const char* wrong : {"a", "@1", "a@", "@", ""}) CHECK_FALSE(parse({"show", wrong}));
+  CHECK(parse({"show", "llama"}).error().sentence.find("llama") != std::string::npos);
+}
+
+TEST_CASE("words of commands may be names") {
+  CHECK(command<ShowVersion>({"show", "list@1"}).checkpoint.name == "list");
+  CHECK(command<Load>({"load", "job@load", "/list"}).request.version == "load");
+  CHECK(command<WatchJob>({"job", "watch", "status"}).id == "status");
+  CHECK(command<ShowEngine>({"engine", "show", "list"}).name == "list");
+  CHECK(command<RemoveEngine>({"engine", "remove", "engine"}).name == "engine");
+}
+
+TEST_CASE("update") {
+  auto update = command<Update>(
+      {"update", "--engine", "e0", "a@1", "--engine", "e1", "--force", "--bucket-size", "512MiB", "--keep-cache"});
+  CHECK(update.request.engines == std::vector<std::string>{"e0", "e1"});
+  CHECK(update.request.name == "a");
+  CHECK(update.request.force);
+  CHECK(update.request.bucket_bytes == 512ULL << 20);
+  CHECK_FALSE(update.request.flush_cache);
+  CHECK_FALSE(update.request.dry_run);
+
+  auto plain = command<Update>({"update", "a@1", "--dry-run"});
+  CHECK(plain.request.dry_run);
+  CHECK(plain.request.flush_cache);
+  CHECK_FALSE(plain.request.bucket_bytes);
+  CHECK(plain.request.engines.empty());
+  CHECK(parse({"update", "a@1", "--bucket-size", "12 elephants"}).error().sentence.find("elephants") !=
+        std::string::npos);
+}
+
+TEST_CASE("engine add") {
+  auto add = command<AddEngine>({"engine", "add", "e0", "--kind", "sglang", "--endpoint", "unix:/run/e.sock",
+                                 "--checkpoint", "Qwen/Qwen3-8B", "--devices", "HOST-0,HOST-1", "--devices", "HOST-2"});
+  CHECK(add.request.name == "e0");
+  CHECK(add.request.kind == "sglang");
+  CHECK(add.request.endpoint == "unix:/run/e.sock");
+  CHECK(add.request.checkpoint == "Qwen/Qwen3-8B");
+  CHECK(add.request.devices == std::vector<std::string>{"HOST-0", "HOST-1", "HOST-2"});
+  CHECK_FALSE(parse({"engine", "add", "e0", "--kind", "sglang", "--checkpoint", "a"}));
+}
+
+TEST_CASE("wait") {
+  CHECK(command<WaitForJob>({"wait", "job/load-1", "--timeout", "2m"}).timeout == std::chrono::minutes(2));
+  CHECK(command<WaitForJob>({"wait", "job/load-1"}).timeout == std::chrono::seconds(30));
+  auto engine = command<WaitForEngine>({"wait", "engine/e0", "--serving", "a@1"});
+  CHECK(engine.name == "e0");
+  CHECK(engine.serving == "a@1");
+  for (const char* wrong : {"job", "job/", "engine/", "load-1", "version/a@1", "/"})
+    CHECK_FALSE(parse({"wait", wrong}));
+  CHECK_FALSE(parse({"wait", "job/load-1", "--serving", "a@1"}));
+  CHECK_FALSE(parse({"wait", "job/load-1", "--timeout", "soon"}));
+}
+
+TEST_CASE("what is no command is refused by name") {
+  CHECK_FALSE(parse({}));
+  CHECK_FALSE(parse({"job"}));
+  CHECK(parse({"explode"}).error().sentence.find("explode") != std::string::npos);
+  CHECK(parse({"job", "explode"}).error().sentence.find("explode") != std::string::npos);
+  CHECK(parse({"list", "--colour"}).error().sentence.find("--colour") != std::string::npos);
+  CHECK_FALSE(parse({"list", "more"}));
+  CHECK_FALSE(parse({"load", "a@1"}));
+  CHECK_FALSE(parse({"load", "a@1", "/x", "/y"}));
+}
+
+TEST_CASE("help and version are answers, not commands") {
+  for (auto words : {std::vector<const char*>{"--help"}, {"--version"}, {"update", "--help"}, {"job", "watch", "-h"}}) {
+    auto invocation = parse(words);
+    REQUIRE(invocation);
+    CHECK_FALSE(invocation->command);
+    CHECK_FALSE(invocation->text.empty());
+  }
+  CHECK(parse({"--help"})->text.find("ckptctl load Qwen/Qwen3-8B@base") != std::string::npos);
+}
+
+struct Folder {
+  Folder() {
+    std::string pattern = "/tmp/ckptctl-test-XXXXXX";
+    REQUIRE(::mkdtemp(pattern.data()));
+    path = pattern;
+    before = std::filesystem::current_path();
+    std::filesystem::current_path(path);
+  }
+  ~Folder() {
+    std::filesystem::current_path(before);
+    std::filesystem::remove_all(path);
+  }
+  std::filesystem::path path, before;
+};
+
+TEST_CASE("a directory becomes an absolute URI") {
+  Folder here;
+  auto base = "file://" + here.path.string();
+  CHECK(source_uri("models").value() == base + "/models");
+  CHECK(source_uri("./models//x/.").value() == base + "/models/x");
+  CHECK(source_uri("models/").value() == base + "/models");
+  CHECK(source_uri(".").value() == base);
+  CHECK(source_uri("/").value() == "file:///");
+  CHECK(source_uri("/../x").value() == "file:///x");
+  CHECK(source_uri("/a b/100%/\u00e9?#").value() == "file:///a%20b/100%25/%C3%A9%3F%23");
+  CHECK(source_uri("file:///already").value() == "file:///already");
+  CHECK_FALSE(source_uri(""));
+}
+
+TEST_CASE("symbolic links stay, and so does '..' behind one") {
+  Folder here;
+  auto base = "file://" + here.path.string();
+  std::filesystem::create_directories(here.path / "real/deep");
+  std::filesystem::create_symlink("real/deep", here.path / "link");
+  CHECK(source_uri("link").value() == base + "/link");
+  CHECK(source_uri("link/../x").value() == base + "/link/../x");
+  CHECK(source_uri("link/../../x").value() == base + "/link/../../x");
+  CHECK(source_uri("real/../x").value() == base + "/x");
+}
+
+}  // namespace
+}  // namespace ckptd::ctl

@@ -1,0 +1,294 @@
+#include <catch2/catch.hpp>
+#include <spdlog/sinks/base_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+
+#include "daemon/prefetch/prefetch.h"
+#include "tests/unit/prefetch/memory_source.h"
+#include "tests/unit/store/fake_system_root.h"
+
+using namespace ckptd;
+using namespace ckptd::prefetch;
+using namespace std::chrono_literals;
+using Catch::Matchers::Contains;
+using test::MemorySource;
+using weights::kBlockBytes;
+
+namespace {
+
+/// The layout of a source, with memory from a store of its own.
+struct Memory {
+  test::FakeSystemRoot root;
+  std::unique_ptr<store::Store> store;
+  weights::Layout layout;
+  store::Reservation reservation;
+
+  Memory(const MemorySource& source, std::uint64_t segment_bytes) : layout(source.manifest(), segment_bytes) {
+    store::Options options{.budget_bytes = std::max<std::uint64_t>(1, layout.segment_count()) * segment_bytes,
+                           .segment_bytes = segment_bytes, .lock = store::LockPolicy::off,
+                           .system_root = root.path()};
+    auto created = store::Store::create(options, {});
+    REQUIRE(created);
+    store = std::move(*created);
+    auto reserved = store->reserve(layout.segment_count());
+    REQUIRE(reserved);
+    reservation = std::move(*reserved);
+  }
+
+  /// From `rest_offset` to the end of its block.
+  const std::byte* at(std::uint64_t rest_offset) const {
+    return &reservation.segments()[rest_offset / layout.segment_bytes()]->memory[rest_offset % layout.segment_bytes()];
+  }
+};
+
+std::vector<weights::Digest> digests_one_by_one(const MemorySource& source) {
+  std::vector<weights::Digest> digests;
+  for (const auto& tensor : source.manifest().tensors) {
+    auto bytes = std::span(source.bytes_of(tensor.extent.file)).subspan(tensor.extent.offset, tensor.extent.bytes);
+    std::vector<weights::Digest> pieces;
+    for (; !bytes.empty(); bytes = bytes.subspan(std::min(bytes.size(), weights::kDigestPieceBytes)))
+      pieces.push_back(weights::digest_of(bytes.first(std::min(bytes.size(), weights::kDigestPieceBytes))));
+    digests.push_back(weights::combine_pieces(pieces));
+  }
+  return digests;
+}
+
+/// One file with one tensor of `bytes` after a header of 100.
+MemorySource one_tensor(std::uint64_t bytes) {
+  weights::Manifest manifest;
+  manifest.files.push_back({.path = "/w/a.safetensors", .bytes = 100 + bytes, .data_begin = 100, .stamp = ""});
+  manifest.tensors.push_back({.name = "t", .dtype = weights::Dtype::u8, .shape = {bytes}, .extent = {0, 100, bytes}});
+  return {manifest, {std::vector<std::byte>(100 + bytes, std::byte{3})}};
+}
+
+/// Everything that is logged while this lives goes to `hear`.
+class LogListener {
+ public:
+  explicit LogListener(std::function<void(std::string_view)> hear) : old_(spdlog::default_logger()) {
+    spdlog::set_default_logger(std::make_shared<spdlog::logger>("", std::make_shared<Sink>(std::move(hear))));
+  }
+  ~LogListener() { spdlog::set_default_logger(old_); }
+
+ private:
+  struct Sink : spdlog::sinks::base_sink<std::mutex> {
+    explicit Sink(std::function<void(std::string_view)> hear) : hear(std::move(hear)) {}
+    void sink_it_(const spdlog::details::log_msg& message) override {
+      hear({message.payload.data(), message.payload.size()});
+    }
+    void flush_() override {}
+    std::function<void(std::string_view)> hear;
+  };
+  std::shared_ptr<spdlog::logger> old_;
+};
+
+/// A gate that reads wait at until it opens.
+class Gate {
+ public:
+  void open() {
+    std::scoped_lock lock(mutex_);
+    open_ = true;
+    opened_.notify_all();
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    opened_.wait(lock, [this] { return open_; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable opened_;
+  bool open_ = false;
+};
+
+}  // namespace
+
+TEST_CASE("bytes and digests are those that one thread would get, whatever the sizes") {
+  const auto seed = std::random_device{}();
+  std::mt19937 random(seed);
+  for (int round = 0; round < 30; ++round) {
+    INFO("seed " << seed << ", round " << round);
+    auto source = test::random_source(random, 10 << 20);
+    auto total = weights::Layout(source.manifest(), kBlockBytes).total_bytes();
+    auto fewest_blocks = total / kBlockBytes / 200 + 1;  // each segment takes a file descriptor
+    Memory memory(source, kBlockBytes * (fewest_blocks + random() % 5));
+    auto pause_seed = random();
+    source.fault = [&](int read, std::uint32_t, std::uint64_t) -> Result<> {
+      if ((static_cast<unsigned>(read) * 2654435761U + pause_seed) % 7 == 0) std::this_thread::sleep_for(200us);
+      return {};
+    };
+    Options options{.readers = static_cast<unsigned>(random() % 5), .hashers = static_cast<unsigned>(random() % 4),
+                    .read_bytes = total / 300 + random() % 60'000};
+    Progress progress;
+    auto filled = fill(source, memory.layout, memory.reservation, options, progress, {});
+    REQUIRE(filled);
+    CHECK(source.misaligned == 0);
+    CHECK(source.under_way == 0);
+    REQUIRE(filled->tensor_digests == digests_one_by_one(source));
+    CHECK(progress.hashed_bytes == source.manifest().tensor_bytes());
+    CHECK(filled->read_bytes == progress.read_bytes);
+
+    std::uint64_t differing_blocks = 0, expected_bytes = 0;
+    for (std::uint32_t file = 0; file < source.manifest().files.size(); ++file) {
+      const auto& range = memory.layout.files()[file];
+      expected_bytes += range.file_end - range.file_begin;
+      for (auto at = range.file_begin; at < range.file_end; at += kBlockBytes)
+        differing_blocks += std::memcmp(memory.at(memory.layout.resting_offset(file, at)), source.bytes_of(file).data() + at,
+                                 std::min(kBlockBytes, range.file_end - at)) != 0;
+    }
+    REQUIRE(differing_blocks == 0);
+    CHECK(filled->read_bytes == expected_bytes);
+  }
+}
+
+TEST_CASE("a version without a tensor or without a file is filled at once") {
+  MemorySource nothing({}, {});
+  Memory memory(nothing, kBlockBytes);
+  Progress progress;
+  auto filled = fill(nothing, memory.layout, memory.reservation, {}, progress, {});
+  REQUIRE(filled);
+  CHECK(filled->tensor_digests.empty());
+
+  auto empty_tensor = one_tensor(0);
+  Memory some(empty_tensor, kBlockBytes);
+  filled = fill(empty_tensor, some.layout, some.reservation, {}, progress, {});
+  REQUIRE(filled);
+  CHECK(filled->tensor_digests == std::vector{weights::combine_pieces({})});
+}
+
+TEST_CASE("the first error at any place ends everybody and is the answer") {
+  const auto seed = std::random_device{}();
+  std::mt19937 random(seed);
+  for (int round = 0; round < 30; ++round) {
+    INFO("seed " << seed << ", round " << round);
+    auto source = one_tensor(100 * kBlockBytes);
+    Memory memory(source, 3 * kBlockBytes);
+    const auto at = static_cast<int>(random() % 100);
+    source.fault = [&](int read, std::uint32_t, std::uint64_t) -> Result<> {
+      if (read == at) return fail(ErrorKind::io, "the disk is on fire");
+      return {};
+    };
+    Progress progress;
+    Options options{.readers = round % 2 == 0 ? 1U : 3U, .hashers = 2, .read_bytes = kBlockBytes};
+    auto filled = fill(source, memory.layout, memory.reservation, options, progress, {});
+    REQUIRE_FALSE(filled);
+    if (options.readers == 1) CHECK(source.reads == at + 1);
+    CHECK(filled.error().kind == ErrorKind::io);
+    CHECK(filled.error().sentence == "the disk is on fire");
+    CHECK(source.under_way == 0);
+  }
+}
+
+TEST_CASE("an exception from a source is an error, not the end of the process") {
+  auto source = one_tensor(10 * kBlockBytes);
+  Memory memory(source, kBlockBytes);
+  source.fault = [](int read, std::uint32_t, std::uint64_t) -> Result<> {
+    if (read == 3) throw std::runtime_error("surprise");
+    return {};
+  };
+  Progress progress;
+  auto filled = fill(source, memory.layout, memory.reservation, {.read_bytes = kBlockBytes}, progress, {});
+  REQUIRE_FALSE(filled);
+  CHECK(filled.error().kind == ErrorKind::internal);
+  CHECK_THAT(filled.error().sentence, Contains("surprise"));
+}
+
+TEST_CASE("a file that became shorter or longer is corrupt, named with the byte") {
+  auto source = one_tensor(5 * kBlockBytes);
+  Memory memory(source, 2 * kBlockBytes);
+  Progress progress;
+  source.resize_last_read = GENERATE(-1, 1, -5000);
+  auto filled = fill(source, memory.layout, memory.reservation, {.read_bytes = kBlockBytes}, progress, {});
+  REQUIRE_FALSE(filled);
+  CHECK(filled.error().kind == ErrorKind::corrupt);
+  CHECK_THAT(filled.error().sentence, Contains("/w/a.safetensors") && Contains("byte"));
+}
+
+TEST_CASE("a file that was changed while it was read is corrupt") {
+  auto source = one_tensor(5 * kBlockBytes);
+  source.changed = true;
+  Memory memory(source, kBlockBytes);
+  Progress progress;
+  auto filled = fill(source, memory.layout, memory.reservation, {}, progress, {});
+  REQUIRE_FALSE(filled);
+  CHECK(filled.error().kind == ErrorKind::corrupt);
+}
+
+TEST_CASE("a stop request ends the load within the blocks that are being read") {
+  auto source = one_tensor(200 * kBlockBytes);
+  Memory memory(source, 4 * kBlockBytes);
+  Progress progress;
+  std::stop_source stop;
+  Gate stopped;
+  int reads_at_most = 0;
+  SECTION("before the start, nothing is read") { stop.request_stop(); }
+  SECTION("in the middle, each of the other readers ends the one that it has begun") {
+    source.fault = [&](int read, std::uint32_t, std::uint64_t) -> Result<> {
+      if (read == 50) {
+        stop.request_stop();
+        stopped.open();
+      }
+      if (read > 50) stopped.wait();
+      return {};
+    };
+    reads_at_most = 51 + 2;
+  }
+  Options options{.readers = 3, .hashers = 1, .read_bytes = kBlockBytes};
+  auto filled = fill(source, memory.layout, memory.reservation, options, progress, stop.get_token());
+  REQUIRE_FALSE(filled);
+  CHECK(filled.error().kind == ErrorKind::cancelled);
+  CHECK(source.reads <= reads_at_most);
+  CHECK(source.under_way == 0);
+}
+
+TEST_CASE("a read that hangs is reported while it hangs, by file and offset, and fill waits until it is over") {
+  auto source = one_tensor(8 * kBlockBytes);
+  Memory memory(source, 4 * kBlockBytes);
+  Gate gate;
+  std::stop_source stop;
+  std::atomic<bool> returned = false, returned_too_early = false;
+  bool cancel_meanwhile = GENERATE(false, true);
+  source.fault = [&](int, std::uint32_t, std::uint64_t offset) -> Result<> {
+    if (offset != 3 * kBlockBytes) return {};
+    if (cancel_meanwhile) stop.request_stop();
+    gate.wait();
+    returned_too_early = returned.load();
+    return {};
+  };
+  std::string first_report;  // written and read by the thread in fill()
+  LogListener listener([&](std::string_view text) {
+    if (first_report.empty()) first_report = text;
+    gate.open();
+  });
+  Progress progress;
+  Options options{.readers = 2, .hashers = 1, .read_bytes = kBlockBytes, .no_progress = 30ms};
+  auto filled = fill(source, memory.layout, memory.reservation, options, progress, stop.get_token());
+  returned = true;
+  REQUIRE_FALSE(filled);
+  CHECK_THAT(first_report, Contains("/w/a.safetensors") && Contains("byte 12288"));
+  if (cancel_meanwhile) {
+    CHECK(filled.error().kind == ErrorKind::cancelled);
+    CHECK_THAT(first_report, Contains("still waiting"));
+  } else {
+    CHECK(filled.error().kind == ErrorKind::timed_out);
+    CHECK_THAT(filled.error().sentence, Contains("/w/a.safetensors") && Contains("byte 12288"));
+  }
+  CHECK_FALSE(returned_too_early);
+  CHECK(source.under_way == 0);
+}
+
+TEST_CASE("memory that is too small or cut otherwise is our own mistake, not a crash") {
+  auto source = one_tensor(8 * kBlockBytes);
+  Memory memory(source, 4 * kBlockBytes);
+  Progress progress;
+  auto too_few = fill(source, memory.layout, {}, {}, progress, {});
+  REQUIRE_FALSE(too_few);
+  CHECK(too_few.error().kind == ErrorKind::internal);
+  weights::Layout other_layout(source.manifest(), 5 * kBlockBytes);
+  auto other_cut = fill(source, other_layout, memory.reservation, {}, progress, {});
+  REQUIRE_FALSE(other_cut);
+  CHECK(other_cut.error().kind == ErrorKind::internal);
+  CHECK(source.reads == 0);
+}

@@ -1,0 +1,239 @@
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "proto/control/api.h"
+
+using namespace ckptd;
+using namespace ckptd::proto::control;
+using nlohmann::json;
+
+namespace {
+
+const Time kNoon = std::chrono::sys_days(std::chrono::year(2030) / 2 / 28) + std::chrono::hours(12);
+
+Error an_error() {
+  return Error{ErrorKind::peer_failed,
+               "engine sglang-0: rank HOST-1 died",
+               "Traceback: \"x\"\nline 2",
+               {{"job", "update-3"}, {"rank", "HOST-1"}}};
+}
+
+Job a_job() {
+  return {.id = "update-3",
+          .kind = "update",
+          .subject = "n@1 -> e",
+          .state = "failed",
+          .stage = "reload",
+          .done_bytes = 5,
+          .total_bytes = ~std::uint64_t{0},
+          .error = an_error(),
+          .result = R"({"seconds":1.5})",
+          .started = kNoon,
+          .ended = kNoon + std::chrono::seconds(61),
+          .cancel_requested = true};
+}
+
+Engine an_engine() {
+  return {.name = "e",
+          .kind = "sglang",
+          .endpoint = "http://[::1]:1",
+          .checkpoint = "n",
+          .devices = {"HOST-0"},
+          .target = "n@2",
+          .serving = "n@1",
+          .state = "poisoned",
+          .poisoned = "rank died",
+          .job = "update-3"};
+}
+
+template <class T>
+std::string complaint(const Result<T>& result) {
+  REQUIRE_FALSE(result);
+  CHECK(result.error().kind == ErrorKind::corrupt);
+  return result.error().sentence;
+}
+
+}  // namespace
+
+TEST_CASE("an error survives the journey") {
+  auto wire = to_json(an_error());
+  CHECK(wire["error"]["kind"] == "peer_failed");
+  CHECK(wire["error"]["facts"]["job"] == "update-3");
+  auto error = parse_error(wire);
+  CHECK(error.kind == ErrorKind::peer_failed);
+  CHECK(error.sentence == an_error().sentence);
+  CHECK(error.vendor == an_error().vendor);
+  CHECK(error.facts == an_error().facts);
+
+  auto plain = to_json(Error{ErrorKind::busy, "s"});
+  CHECK_FALSE(plain["error"].contains("vendor"));
+  CHECK_FALSE(plain["error"].contains("facts"));
+}
+
+TEST_CASE("what is no error object becomes an error that quotes it") {
+  for (auto text :
+       {"null", "[]", "7", "\"<html>502</html>\"", R"({"error":"Unauthorized"})",
+        R"({"error":{"kind":5,"sentence":"x"}})", R"({"error":{"kind":"busy"}})", R"({"detail":"Not Found"})"}) {
+    auto value = json::parse(text);
+    auto error = parse_error(value);
+    CHECK(error.kind == ErrorKind::internal);
+    auto quoted = value.is_string() ? value.get<std::string>() : value.dump();
+    CHECK(error.sentence.find(quoted) != std::string::npos);
+  }
+  CHECK(parse_error(json("\xff\xfe")).kind == ErrorKind::internal);
+  CHECK(parse_error(json(std::string(1 << 20, 'x'))).sentence.size() < 1000);
+  CHECK(parse_error(json::parse(R"({"error":{"kind":"of tomorrow","sentence":"s"}})")).kind == ErrorKind::internal);
+}
+
+TEST_CASE("a job survives the journey") {
+  auto wire = to_json(a_job());
+  CHECK(wire["result"]["seconds"] == 1.5);
+  CHECK(wire["started"] == "2030-02-28T12:00:00Z");
+  CHECK(wire["ended"] == "2030-02-28T12:01:01Z");
+  CHECK(wire["error"]["sentence"] == an_error().sentence);
+  auto job = parse_job(wire);
+  REQUIRE(job);
+  CHECK(to_json(*job) == wire);
+  CHECK(job->total_bytes == ~std::uint64_t{0});
+  CHECK(job->ended == kNoon + std::chrono::seconds(61));
+
+  Job plain;
+  plain.id = "load-1";
+  plain.state = "running";
+  auto running = to_json(plain);
+  for (auto absent : {"error", "result", "ended"}) CHECK_FALSE(running.contains(absent));
+  CHECK_FALSE(parse_job(running)->ended);
+
+  plain.result = "{broken";
+  auto odd = to_json(plain);
+  CHECK(odd["result"] == "{broken");
+  CHECK(parse_job(odd)->result == "{broken");
+}
+
+TEST_CASE("a version survives the journey, tensors only when they are there") {
+  Version version{.name = "Qwen/Qwen3",
+                  .version = "7",
+                  .state = "resident",
+                  .source_uri = "file:///m",
+                  .job = "load-1",
+                  .identity = "abc",
+                  .schema = "def",
+                  .tensor_count = 2,
+                  .tensor_bytes = 10,
+                  .store_bytes = 4096,
+                  .kept = true,
+                  .leased_by = {"update-3"},
+                  .error = an_error(),
+                  .since = kNoon,
+                  .tensors = {}};
+  CHECK_FALSE(to_json(version).contains("tensors"));
+  version.tensors = {{.name = "w", .dtype = "BF16", .shape = {2, 0, 3}, .bytes = 0, .digest = "00"},
+                     {.name = "scalar", .dtype = "F32", .shape = {}, .bytes = 4, .digest = "01"}};
+  auto wire = to_json(version);
+  CHECK(wire["source"]["uri"] == "file:///m");
+  CHECK(wire["tensors"][1]["shape"] == json::array());
+  auto again = parse_version(wire);
+  REQUIRE(again);
+  CHECK(to_json(*again) == wire);
+  CHECK(again->tensors[0].shape == std::vector<std::uint64_t>{2, 0, 3});
+}
+
+TEST_CASE("engine, status and preview survive the journey") {
+  auto engine = parse_engine(to_json(an_engine()));
+  REQUIRE(engine);
+  CHECK(to_json(*engine) == to_json(an_engine()));
+  CHECK(engine->poisoned == "rank died");
+
+  Status status{.daemon_version = "1",
+                .pid = 77,
+                .started = kNoon,
+                .ready = false,
+                .not_ready = {"n@1 is loading"},
+                .budget_bytes = 1,
+                .segment_bytes = 2,
+                .lent_bytes = 3,
+                .idle_bytes = 4,
+                .locked_bytes = 5,
+                .huge_page_bytes = 6,
+                .lock = "try",
+                .versions_resident = 7,
+                .devices = {{.uuid = "HOST-0", .kind = "host", .free_bytes = 8}},
+                .engines = {an_engine()},
+                .running_jobs = {"load-1"},
+                .in_custody = {"HOST-1 of e"}};
+  auto status_again = parse_status(to_json(status));
+  REQUIRE(status_again);
+  CHECK(to_json(*status_again) == to_json(status));
+  CHECK(status_again->devices[0].free_bytes == 8);
+
+  UpdatePreview preview{.checkpoint = "n@1",
+                        .engines = {{.engine = "e",
+                                     .fan_out = "broadcast",
+                                     .devices = {"HOST-0"},
+                                     .buckets = 1,
+                                     .bucket_bytes = 2,
+                                     .arena_bytes = 3,
+                                     .tensor_bytes = 4,
+                                     .tensors = 5,
+                                     .copy_runs = 6,
+                                     .serving = "n@0",
+                                     .warnings = {"w"}}}};
+  auto preview_again = parse_update_preview(to_json(preview));
+  REQUIRE(preview_again);
+  CHECK(to_json(*preview_again) == to_json(preview));
+  CHECK(preview_again->engines[0].copy_runs == 6);
+}
+
+TEST_CASE("a newer daemon's members are ignored, an older one's absence too") {
+  auto wire = to_json(a_job());
+  wire["colour"] = {{"deep", {1, 2}}};
+  CHECK(parse_job(wire));
+  auto least = parse_job(json::parse(R"({"id":"load-1","state":"running"})"));
+  REQUIRE(least);
+  CHECK(least->total_bytes == 0);
+}
+
+TEST_CASE("an answer of the wrong shape is corrupt and the member named") {
+  CHECK(complaint(parse_job(json::array())).find("object") != std::string::npos);
+  CHECK(complaint(parse_job(json{{"state", "running"}})).find("'id'") != std::string::npos);
+  auto wire = to_json(a_job());
+  wire["done_bytes"] = -1;
+  CHECK(complaint(parse_job(wire)).find("done_bytes") != std::string::npos);
+  wire = to_json(a_job());
+  wire["started"] = "yesterday";
+  CHECK(complaint(parse_job(wire)).find("started") != std::string::npos);
+  CHECK(complaint(parse_status(json{{"daemon_version", "1"}, {"ready", true}, {"engines", {{{"name", 5}}}}}))
+            .find("engines") != std::string::npos);
+  CHECK(complaint(parse_status(json{{"daemon_version", "1"}, {"ready", true}, {"pid", 1u << 31}})).find("pid") !=
+        std::string::npos);
+  CHECK(complaint(parse_version(json{{"name", "n"}, {"version", "1"}, {"state", "s"}, {"tensors", "all"}}))
+            .find("tensors") != std::string::npos);
+  CHECK(complaint(parse_update_preview(json{{"engines", json::array()}})).find("checkpoint") != std::string::npos);
+  CHECK(complaint(parse_engine(json(nullptr))).find("object") != std::string::npos);
+}
+
+TEST_CASE("every prefix and every flipped byte of an answer is read or refused, never more") {
+  auto text = to_json(a_job()).dump();
+  for (std::size_t i = 0; i < text.size(); ++i)
+    for (int flip : {1, 4, 0x20, 0x80}) {
+      auto damaged = text;
+      damaged[i] = static_cast<char>(damaged[i] ^ flip);
+      auto value = json::parse(damaged, nullptr, false);
+      if (value.is_discarded()) continue;
+      auto job = parse_job(value);
+      if (!job) CHECK_FALSE(job.error().sentence.empty());
+    }
+}
+
+TEST_CASE("times are RFC 3339 in UTC, in seconds") {
+  CHECK(show_time(Time{}) == "1970-01-01T00:00:00Z");
+  CHECK(show_time(Time{std::chrono::milliseconds(-1)}) == "1969-12-31T23:59:59Z");
+  CHECK(show_time(kNoon + std::chrono::milliseconds(999)) == "2030-02-28T12:00:00Z");
+  CHECK(parse_time("2030-02-28T12:00:00Z") == kNoon);
+  CHECK(parse_time("2028-02-29T23:59:59Z"));
+  for (auto wrong :
+       {"", "2030-02-28", "2030-02-28T12:00:00", "2030-02-29T12:00:00Z", "2030-13-01T00:00:00Z", "2030-00-01T00:00:00Z",
+        "2030-01-01T24:00:00Z", "2030-01-01T00:60:00Z", "2030-01-01T00:00:60Z", "2030-01-01 00:00:00Z",
+        "2030-01-01T00:00:00+01:00", "+030-01-01T00:00:00Z", "9999-01-01T00:00:00Z", "0000-01-01T00:00:00Z"})
+    CHECK_FALSE(parse_time(wrong));
+}

@@ -1,0 +1,177 @@
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "proto/control/api.h"
+
+using namespace ckptd;
+using namespace ckptd::proto::control;
+
+namespace {
+
+template <class T>
+void check_refused(const Result<T>& result, const std::string& culprit) {
+  REQUIRE_FALSE(result);
+  INFO(result.error().sentence);
+  CHECK(result.error().kind == ErrorKind::invalid_argument);
+  CHECK(result.error().sentence.find(culprit) != std::string::npos);
+}
+
+}  // namespace
+
+TEST_CASE("a load request") {
+  auto request = parse_load_request(R"({"source":{"uri":"file:///data/a b"},"keep":true})");
+  REQUIRE(request);
+  CHECK(request->source_uri == "file:///data/a b");
+  CHECK(request->keep);
+  CHECK_FALSE(parse_load_request(R"({"source":{"uri":"x"}})")->keep);
+
+  auto again = parse_load_request(to_json(*request).dump());
+  REQUIRE(again);
+  CHECK(again->source_uri == request->source_uri);
+  CHECK(again->keep == request->keep);
+}
+
+TEST_CASE("a wrong load request is refused and the member named") {
+  auto [body, culprit] = GENERATE(table<std::string, std::string>({
+      {R"({})", "source"},
+      {R"({"source":{}})", "source.uri"},
+      {R"({"source":{"uri":""}})", "source.uri"},
+      {R"({"source":{"uri":7}})", "source.uri"},
+      {R"({"source":"file:///x"})", "source"},
+      {R"({"source":null})", "source"},
+      {R"({"source":{"uri":"x"},"kep":true})", "'kep'"},
+      {R"({"source":{"uri":"x","password":"y"}})", "source.password"},
+      {R"({"source":{"uri":"x"},"keep":1})", "keep"},
+      {R"({"source":{"uri":"x"},"keep":"true"})", "keep"},
+      {R"({"source":{"uri":"x"},"keep":null})", "keep"},
+      {R"({"source":{"uri":"x","uri":"y"}})", "'uri'"},
+      {R"({"source":{"uri":"x"},"source":{"uri":"x"}})", "'source'"},
+      {R"({"name":"a","source":{"uri":"x"}})", "'name'"},
+  }));
+  INFO(body);
+  check_refused(parse_load_request(body), culprit);
+}
+
+TEST_CASE("an update request") {
+  auto request = parse_update_request(
+      R"({"checkpoint":"Qwen/Qwen3","version":"7","engines":["a","b"],"dry_run":true,"force":true,
+          "bucket_bytes":18446744073,"flush_cache":false})");
+  REQUIRE(request);
+  CHECK(request->name == "Qwen/Qwen3");
+  CHECK(request->version == "7");
+  CHECK(request->engines == std::vector<std::string>{"a", "b"});
+  CHECK(request->dry_run);
+  CHECK(request->force);
+  CHECK(request->bucket_bytes == 18446744073u);
+  CHECK_FALSE(request->flush_cache);
+
+  auto again = parse_update_request(to_json(*request).dump());
+  REQUIRE(again);
+  CHECK(to_json(*again) == to_json(*request));
+
+  auto least = parse_update_request(R"({"checkpoint":"n@v"})");
+  REQUIRE(least);
+  CHECK(least->name == "n");
+  CHECK(least->version == "v");
+  CHECK(least->engines.empty());
+  CHECK_FALSE(least->dry_run);
+  CHECK_FALSE(least->force);
+  CHECK_FALSE(least->bucket_bytes);
+  CHECK(least->flush_cache);
+  auto least_again = parse_update_request(to_json(*least).dump());
+  REQUIRE(least_again);
+  CHECK_FALSE(least_again->bucket_bytes);
+}
+
+TEST_CASE("a wrong update request is refused and the member named") {
+  auto [body, culprit] = GENERATE(table<std::string, std::string>({
+      {R"({"version":"1"})", "checkpoint"},
+      {R"({"checkpoint":"n"})", "version"},
+      {R"({"checkpoint":"n","version":""})", "version"},
+      {R"({"checkpoint":"","version":"1"})", "checkpoint"},
+      {R"({"checkpoint":"@1"})", "checkpoint"},
+      {R"({"checkpoint":"n@"})", "checkpoint"},
+      {R"({"checkpoint":"n@1","version":"1"})", "version"},
+      {R"({"checkpoint":"n@1","engines":"e"})", "engines"},
+      {R"({"checkpoint":"n@1","engines":["e",5]})", "engines[1]"},
+      {R"({"checkpoint":"n@1","engines":[""]})", "engines"},
+      {R"({"checkpoint":"n@1","engines":[["e"]]})", "engines[0]"},
+      {R"({"checkpoint":"n@1","bucket_bytes":0})", "bucket_bytes"},
+      {R"({"checkpoint":"n@1","bucket_bytes":-5})", "bucket_bytes"},
+      {R"({"checkpoint":"n@1","bucket_bytes":1.5})", "bucket_bytes"},
+      {R"({"checkpoint":"n@1","bucket_bytes":1e3})", "bucket_bytes"},
+      {R"({"checkpoint":"n@1","bucket_bytes":"1"})", "bucket_bytes"},
+      {R"({"checkpoint":"n@1","bucket_bytes":18446744073709551616})", "bucket_bytes"},
+      {R"({"checkpoint":"n@1","bucket_bytes":18446744073709551615})", "bucket_bytes"},
+      {R"({"checkpoint":"n@1","bucket_bytes":1e999})", "range"},
+      {R"({"checkpoint":"n@1","bucket_bytes":NaN})", "not JSON"},
+      {R"({"checkpoint":"n@1","dryrun":true})", "'dryrun'"},
+      {R"({"checkpoint":"n@1","\u0000":true})", "'?'"},
+  }));
+  INFO(body);
+  check_refused(parse_update_request(body), culprit);
+}
+
+TEST_CASE("an engine request") {
+  auto request =
+      parse_engine_request(R"({"kind":"sglang","endpoint":"unix:/x","checkpoint":"n","devices":["HOST-0","HOST-1"]})");
+  REQUIRE(request);
+  CHECK(request->kind == "sglang");
+  CHECK(request->endpoint == "unix:/x");
+  CHECK(request->checkpoint == "n");
+  CHECK(request->devices == std::vector<std::string>{"HOST-0", "HOST-1"});
+  auto again = parse_engine_request(to_json(*request).dump());
+  REQUIRE(again);
+  CHECK(to_json(*again) == to_json(*request));
+
+  for (std::string lacking : {"kind", "endpoint", "checkpoint"}) {
+    auto body = to_json(*request);
+    body.erase(lacking);
+    check_refused(parse_engine_request(body.dump()), lacking);
+    body[lacking] = "";
+    check_refused(parse_engine_request(body.dump()), lacking);
+  }
+  check_refused(parse_engine_request(R"({"kind":"k","endpoint":"e","checkpoint":"n","api_key":"s"})"), "'api_key'");
+}
+
+TEST_CASE("a keep request") {
+  CHECK(parse_keep_request(R"({"kept":true})") == true);
+  CHECK(parse_keep_request(R"( { "kept" : false } )") == false);
+  check_refused(parse_keep_request(R"({})"), "kept");
+  check_refused(parse_keep_request(R"({"kept":0})"), "kept");
+  check_refused(parse_keep_request(R"({"keep":true})"), "'keep'");
+}
+
+TEST_CASE("what is no JSON object is refused") {
+  auto [body, culprit] = GENERATE(table<std::string, std::string>({
+      {"", "no body"},
+      {" ", "not JSON"},
+      {"{", "not JSON"},
+      {R"({"kept":true}})", "byte 14"},
+      {R"({"kept":true} {"kept":true})", "byte 15"},
+      {R"({"kept":true,})", "not JSON"},
+      {R"({"kept":true /* why */})", "not JSON"},
+      {R"({kept:true})", "not JSON"},
+      {R"({'kept':true})", "not JSON"},
+      {"{\"kept\":true,\"a\":\"\xff\"}", "not JSON"},
+      {"{\"kept\":true,\"a\":\"\n\"}", "not JSON"},
+      {R"({"kept":true,"a":"\ud800"})", "not JSON"},
+      {std::string("{\"kept\":true}\0", 14), "not JSON"},
+      {"[]", "object"},
+      {"null", "object"},
+      {"\"kept\"", "object"},
+      {"7", "object"},
+  }));
+  INFO(body);
+  check_refused(parse_keep_request(body), culprit);
+}
+
+TEST_CASE("bombs are refused") {
+  check_refused(parse_keep_request(std::string(1 << 20, '[')), "JSON");
+  check_refused(parse_keep_request(std::string(1 << 19, '[') + std::string(1 << 19, ']')), "nesting");
+  std::string objects;
+  for (int i = 0; i < 100'000; ++i) objects += R"({"a":)";
+  check_refused(parse_keep_request(objects + "1" + std::string(100'000, '}')), "nesting");
+  check_refused(parse_keep_request(R"({"kept":true,"a":")" + std::string(1 << 20, 'x') + "\"}"), "bytes");
+  check_refused(parse_keep_request(std::string("{\"kept\":true,\"") + std::string(100'000, 'x') + "\":1}"), "xxx...");
+}
