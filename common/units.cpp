@@ -32,7 +32,8 @@ std::optional<double> parse_quantity(std::string_view text, const std::array<Uni
   text = trim(text);
   double number = 0;
   auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
-  if (error != std::errc{} || number < 0) return std::nullopt;
+  // The library reads "nan" and "inf" as numbers too.
+  if (error != std::errc{} || !std::isfinite(number) || number < 0) return std::nullopt;
   auto unit = trim(text.substr(static_cast<std::size_t>(rest - text.data())));
   for (const auto& known : units)
     if (known.name == unit) return number * known.factor;
@@ -60,7 +61,7 @@ std::string show_bytes(std::uint64_t bytes) {
   if (bytes < kKiB) return fmt::format("{} B", bytes);
   double value = static_cast<double>(bytes);
   std::size_t unit = 0;
-  while (value >= 1000 && unit + 1 < names.size()) value /= 1024, ++unit;
+  while (value >= 999.5 && unit + 1 < names.size()) value /= 1024, ++unit;  // 999.5 would round to four digits
   return fmt::format("{:.{}f} {}", value, value < 9.995 ? 2 : value < 99.95 ? 1 : 0, names[unit]);
 }
 

@@ -7,8 +7,8 @@
 //   - Errors of queued work are sticky on its stream and are returned by the next wait that covers the work.
 //   - Streams and events are used by one thread at a time; Device itself is safe from any thread. An event that nobody
 //     records meanwhile may be waited for by several streams, each in its own thread.
-//   - A wait for an event whose work failed fails the waiting stream. After an error a stream's copies are left out, its
-//     waits and wakers are not.
+//   - A wait for an event whose work failed fails the waiting stream. After an error a stream's copies are left out,
+//     its waits and wakers are not.
 //   - A Waker and the bytes of a copy from the host live until that item is done or the stream is destroyed.
 //   - Destroying a stream waits for the work on it; destroying an allocation while work uses it is a bug of the caller.
 #pragma once

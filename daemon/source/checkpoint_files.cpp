@@ -61,8 +61,8 @@ Result<std::string> index_among(const std::vector<std::string>& indexes, const f
 Result<Index> read_index(const fs::path& path, const Roots& roots) {
   const auto file = CKPTD_TRY(OpenedFile::open(path, roots, false));
   if (file.bytes() > kIndexLimitBytes)
-    return fail(ErrorKind::corrupt, "{} has {} bytes, and an index of a checkpoint has at most {}", shown(path.native()),
-                file.bytes(), kIndexLimitBytes);
+    return fail(ErrorKind::corrupt, "{} has {} bytes, and an index of a checkpoint has at most {}",
+                shown(path.native()), file.bytes(), kIndexLimitBytes);
   std::vector<std::byte> text(file.bytes());
   CKPTD_TRY(file.read(0, text));
   CKPTD_TRY(file.check_unchanged());

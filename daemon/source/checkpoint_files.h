@@ -25,9 +25,9 @@ struct CheckpointFiles {
   std::filesystem::path index_path() const { return directory / index_name; }
 };
 
-/// A path to a file is that file alone. In a directory the index decides: model.safetensors.index.json, or else the only
-/// *.safetensors.index.json. Without an index every *.safetensors belongs to it, as for SGLang and vLLM; names that
-/// begin with a dot never do. Errors as source::open().
+/// A path to a file is that file alone. In a directory the index decides: model.safetensors.index.json, or else the
+/// only *.safetensors.index.json. Without an index every *.safetensors belongs to it, as for SGLang and vLLM; names
+/// that begin with a dot never do. Errors as source::open().
 Result<CheckpointFiles> find_checkpoint_files(const std::filesystem::path& path, const Roots& roots);
 
 }  // namespace ckptd::source

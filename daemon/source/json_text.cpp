@@ -26,6 +26,7 @@ std::size_t utf8_prefix_bytes(std::string_view text) {
 
 Result<simdjson::dom::element> parse_json(simdjson::dom::parser& parser, std::span<const std::byte> text,
                                           std::uint64_t first_byte) {
+  if (text.empty()) return fail(ErrorKind::corrupt, "there is nothing where JSON should be");
   const std::string_view characters(reinterpret_cast<const char*>(text.data()), text.size());
   simdjson::dom::element root;
   auto error = parser.parse(characters.data(), characters.size()).get(root);

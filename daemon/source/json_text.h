@@ -15,7 +15,7 @@
 namespace ckptd::source {
 
 /// The element lives as long as `parser` and until its next use. corrupt for anything that is not one JSON value in
-/// UTF-8, with the byte where UTF-8 ends; nesting is bounded by the parser. Byte 0 of the message is `first_byte` of the
+/// UTF-8, with the byte where UTF-8 ends; nesting is bounded by the parser. `first_byte` is where `text` begins in its
 /// file.
 Result<simdjson::dom::element> parse_json(simdjson::dom::parser& parser, std::span<const std::byte> text,
                                           std::uint64_t first_byte);

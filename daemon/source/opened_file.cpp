@@ -50,7 +50,8 @@ std::unexpected<Error> not_opened(int error_number, const std::filesystem::path&
                 shown(path));
   std::error_code ignored;
   if (error_number == ENOENT && std::filesystem::is_symlink(std::filesystem::symlink_status(path, ignored)))
-    return fail(ErrorKind::not_found, "{} is a link to a file that is not there; is its download complete?", shown(path));
+    return fail(ErrorKind::not_found, "{} is a link to a file that is not there; is its download complete?",
+                shown(path));
   return system_failure(error_number, "open", path);
 }
 

@@ -127,8 +127,8 @@ Result<Tensor> tensor_of(std::string_view name, element value, std::uint64_t dat
   const auto begin = offsets[0], end = offsets[1], data_bytes = file_bytes - data_begin;
   if (begin > end) return corrupt("data_offsets end at {}, before they begin at {}", end, begin);
   if (end > data_bytes)
-    return corrupt("data_offsets end at {}, and the file has {} bytes of data, from byte {} to byte {}", end, data_bytes,
-                   data_begin, file_bytes);
+    return corrupt("data_offsets end at {}, and the file has {} bytes of data, from byte {} to byte {}", end,
+                   data_bytes, data_begin, file_bytes);
   const auto bytes = CKPTD_TRY(bytes_of(tensor.dtype, tensor.shape));
   if (bytes != end - begin)
     return corrupt("{} takes {} bytes, and data_offsets give it {}, from byte {} to byte {}",
@@ -156,7 +156,8 @@ Result<> check_coverage(std::vector<Tensor>& tensors, std::uint64_t data_begin, 
     before = "tensor " + shown(tensor.name);
   }
   if (covered != file_bytes)
-    return corrupt("bytes {} to {}, the end of the file, follow {} and belong to no tensor", covered, file_bytes, before);
+    return corrupt("bytes {} to {}, the end of the file, follow {} and belong to no tensor", covered, file_bytes,
+                   before);
   return {};
 }
 

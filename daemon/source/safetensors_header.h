@@ -29,8 +29,8 @@ struct SafetensorsHeader {
 /// How many bytes of the file parse_safetensors_header() must see: 8 + N. `file_start` needs only the first 8 bytes.
 Result<std::uint64_t> safetensors_data_begin(std::span<const std::byte> file_start, std::uint64_t file_bytes);
 
-/// `file_start` is at least the file up to its data; bytes behind that are not looked at. corrupt, or unsupported for an
-/// element type that safetensors 0.8 does not know. The sentence names tensor and byte, and leaves the file to the
+/// `file_start` is at least the file up to its data; bytes behind that are not looked at. corrupt, or unsupported for
+/// an element type that safetensors 0.8 does not know. The sentence names tensor and byte, and leaves the file to the
 /// caller. Takes up to about 20 times the header's size of memory while it runs.
 Result<SafetensorsHeader> parse_safetensors_header(std::span<const std::byte> file_start, std::uint64_t file_bytes);
 

@@ -26,9 +26,9 @@ class Source {
   virtual const weights::Manifest& manifest() const = 0;
 
   /// Reads exactly into.size() bytes from `offset` of file number `file`, but stops at the end of the file; returns how
-  /// many bytes that were; what `into` has behind them is undefined. When offset, address and size are multiples of weights::kBlockBytes the read may be direct
-  /// (O_DIRECT), and falls back to the page cache where the file system refuses that. corrupt, naming file and byte,
-  /// when the file is shorter than it was when opened.
+  /// many bytes that were; what `into` has behind them is undefined. When offset, address and size are multiples of
+  /// weights::kBlockBytes the read may be direct (O_DIRECT), and falls back to the page cache where the file system
+  /// refuses that. corrupt, naming file and byte, when the file is shorter than it was when opened.
   virtual Result<std::uint64_t> read(std::uint32_t file, std::uint64_t offset, std::span<std::byte> into) const = 0;
 
   /// corrupt, naming the file, if any file is no longer what open() saw. Called after the last read.

@@ -33,7 +33,8 @@ Result<std::string> percent_decoded(std::string_view text, std::string_view uri)
 
 Result<std::string> path_of_file_uri(std::string_view rest, std::string_view uri) {
   if (!rest.starts_with('/'))
-    return fail(ErrorKind::invalid_argument, "{} names a host, and files are read from this one: {}", shown(uri), kForm);
+    return fail(ErrorKind::invalid_argument, "{} names a host, and files are read from this one: {}", shown(uri),
+                kForm);
   if (rest.find_first_of("?#") != std::string_view::npos)
     return fail(ErrorKind::invalid_argument,
                 "{}: '?' and '#' end the path of a URI; write %3F or %23 for the characters themselves", shown(uri));

@@ -166,7 +166,9 @@ void absence_contract(const MakeGroup& make_group) {
     CHECK(says(party.lanes[(absent + 1) % members].outcome.error(), "arena too small"));
   }
   SECTION("an abort from another thread releases everybody at once") {
-    std::thread other([&] { party.lanes[absent].member->abort({ErrorKind::cancelled, culprit + " was told to stop"}); });
+    std::thread other([&] {
+      party.lanes[absent].member->abort({ErrorKind::cancelled, culprit + " was told to stop"});
+    });
     party.run([&](Lane& lane) {
       return lane.member->index() == absent ? Result<>{} : call(lane, long_enough());
     });

@@ -50,7 +50,7 @@ class ReadBuffer {
   }
   std::string_view text(std::size_t offset, std::size_t bytes) const { return {memory_.get() + offset, bytes}; }
   bool guard_holds() const {
-    return std::all_of(memory_.get() + bytes_, memory_.get() + bytes_ + kGuardBytes, [](char c) { return c == kGuard; });
+    return text(bytes_, kGuardBytes) == std::string(kGuardBytes, kGuard);
   }
 
  private:
@@ -64,7 +64,8 @@ class ReadBuffer {
 /// One read, compared with what the file has there. Answers what is wrong, or nothing.
 inline std::string wrong_read(const source::Source& source, std::uint32_t file, const std::string& content,
                               std::uint64_t offset, std::size_t bytes, std::size_t misplaced) {
-  const auto where = fmt::format("file {}: {} bytes from {} to an address of {} mod 4096", file, bytes, offset, misplaced);
+  const auto where =
+      fmt::format("file {}: {} bytes from {} to an address of {} mod 4096", file, bytes, offset, misplaced);
   const ReadBuffer buffer(misplaced + bytes);
   const auto got = source.read(file, offset, buffer.from(misplaced, bytes));
   if (!got) return where + ": " + got.error().sentence;
@@ -120,8 +121,8 @@ void read_contract() {
     const std::uint64_t end = content.size(), last_block = end / kBlock * kBlock;
     for (std::uint64_t offset : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{512}, kBlock - 1, kBlock, kBlock + 1,
                                  last_block, end - 1, end, end + 1, last_block + kBlock, ~std::uint64_t{0} / 2})
-      for (std::size_t bytes : {std::size_t{0}, std::size_t{1}, std::size_t{511}, std::size_t{kBlock}, std::size_t{3 * kBlock},
-                                std::size_t{3 * kBlock + 1}, content.size(), content.size() + 5 * kBlock})
+      for (std::uint64_t bytes : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{511}, kBlock, 3 * kBlock,
+                                  3 * kBlock + 1, end, end + 5 * kBlock})
         for (std::size_t misplaced : {std::size_t{0}, std::size_t{1}, std::size_t{512}})
           CHECK(wrong_read(*source, file, content, offset, bytes, misplaced) == "");
   }
@@ -181,9 +182,12 @@ void change_is_detected(Change change) {
 
 template <class Backend>
 void change_contract() {
-  change_is_detected<Backend>([](Backend& backend, const weights::File& file) { backend.truncate(file, file.bytes - 1); });
-  change_is_detected<Backend>([](Backend& backend, const weights::File& file) { backend.truncate(file, 0); });
-  change_is_detected<Backend>([](Backend& backend, const weights::File& file) { backend.truncate(file, file.bytes + 1); });
+  auto truncate_to = [](auto new_end) {
+    return [new_end](Backend& backend, const weights::File& file) { backend.truncate(file, new_end(file.bytes)); };
+  };
+  change_is_detected<Backend>(truncate_to([](std::uint64_t bytes) { return bytes - 1; }));
+  change_is_detected<Backend>(truncate_to([](std::uint64_t) { return 0; }));
+  change_is_detected<Backend>(truncate_to([](std::uint64_t bytes) { return bytes + 1; }));
   change_is_detected<Backend>([](Backend& backend, const weights::File& file) { backend.rewrite(file); });
   change_is_detected<Backend>([](Backend& backend, const weights::File& file) { backend.replace(file); });
 }

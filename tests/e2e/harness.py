@@ -491,7 +491,7 @@ class Case(unittest.TestCase):
         engine = self.engine(**engine_options)
         daemon = self.daemon(daemon_config)
         source = checkpoint or self.llama()
-        daemon.add_engine("e", engine, "m")
+        daemon.add_engine("e", engine, "m", () if len(engine.devices) == 2 else engine.devices)
         daemon.load("m@1", source)
         return daemon, engine, source
 

@@ -112,9 +112,11 @@ void BoundSocket::refresh_peers() {
 Peer BoundSocket::credentials_of(int fd) const {
   sockaddr_un address{};
   socklen_t length = sizeof address;
-  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 || address.sun_family != AF_UNIX) return {};
+  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 || address.sun_family != AF_UNIX)
+    return {};
   auto path = directory_->path().native() + "/" + name_;
-  if (path.compare(0, path.npos, address.sun_path, ::strnlen(address.sun_path, sizeof address.sun_path)) != 0) return {};
+  if (path.compare(0, path.npos, address.sun_path, ::strnlen(address.sun_path, sizeof address.sun_path)) != 0)
+    return {};
   ucred credentials{};
   length = sizeof credentials;
   if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) return {};

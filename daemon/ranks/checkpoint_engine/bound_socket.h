@@ -13,8 +13,6 @@
 // file; what was sent still reaches a connected rank within kLinger.
 #pragma once
 
-#include <zmq.hpp>
-
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -23,6 +21,7 @@
 #include <string>
 #include <string_view>
 #include <vector>
+#include <zmq.hpp>
 
 #include "common/result.h"
 #include "daemon/ranks/checkpoint_engine/socket_directory.h"

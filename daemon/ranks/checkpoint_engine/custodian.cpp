@@ -25,7 +25,9 @@ Clock::time_point closing_time(const Watch& watch, std::chrono::milliseconds kee
 class Custodian::Ward {
  public:
   Ward(Charge charge, std::chrono::milliseconds keep_bound)
-      : charge_(std::move(charge)), keep_bound_(keep_bound), watch_{.taken = Clock::now(), .last_change = Clock::now()} {
+      : charge_(std::move(charge)),
+        keep_bound_(keep_bound),
+        watch_{.taken = Clock::now(), .last_change = Clock::now()} {
     charge_.socket.look();
     owe_everybody(watch_.taken);
   }
@@ -164,7 +166,8 @@ void Custodian::round(std::list<Ward>& wards) {
     try {
       ward.attend();
     } catch (const zmq::error_t& error) {
-      spdlog::error("{} is closed after an error of ZeroMQ, its rank may wait for ever: {}", ward.endpoint(), error.what());
+      spdlog::error("{} is closed after an error of ZeroMQ, its rank may wait for ever: {}", ward.endpoint(),
+                    error.what());
       broken = true;
     }
     bool done = broken || ward.closes_at() <= Clock::now();

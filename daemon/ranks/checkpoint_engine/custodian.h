@@ -9,8 +9,6 @@
 // take() hands a socket over under a lock, which is the fence that ZeroMQ asks for between two threads.
 #pragma once
 
-#include <zmq.hpp>
-
 #include <condition_variable>
 #include <functional>
 #include <list>
@@ -18,6 +16,7 @@
 #include <string>
 #include <thread>
 #include <vector>
+#include <zmq.hpp>
 
 #include "common/deadline.h"
 #include "common/waker.h"
@@ -79,8 +78,8 @@ class Custodian {
   const Waker waker_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Charge> inbox_;        ///< guarded by mutex_, as the next two
-  std::vector<OpenEndpoint> held_;   ///< inbox and wards together
+  std::vector<Charge> inbox_;       ///< guarded by mutex_, as the next two
+  std::vector<OpenEndpoint> held_;  ///< inbox and wards together
   bool stopping_ = false;
   std::mutex callback_mutex_;
   std::function<void(const std::string&)> callback_;  ///< guarded by callback_mutex_

@@ -57,8 +57,7 @@ class WorkerEndpoints : public Endpoints {
 
   Result<> adopt_one(const OpenEndpoint& open, const Error& reason) try {
     auto name = directory_->name_in(open.endpoint);
-    if (!name)
-      return fail(ErrorKind::denied, "it is not one of ours in {}", directory_->path().native());
+    if (!name) return fail(ErrorKind::denied, "it is not one of ours in {}", directory_->path().native());
     auto socket = CKPTD_TRY(BoundSocket::bind(context_, directory_, *name));
     custodian_->take({std::move(socket), open, farewell(reason)});
     return {};

@@ -23,7 +23,7 @@ Result<gid_t> gid_of(const std::string& group) {
   auto [end, error] = std::from_chars(group.data(), group.data() + group.size(), number);
   if (error == std::errc{} && end == group.data() + group.size()) return number;
   std::vector<char> buffer(16 * 1024);
-  struct group entry {};
+  struct group entry{};
   struct group* found = nullptr;
   int code = 0;
   while ((code = ::getgrnam_r(group.c_str(), &entry, buffer.data(), buffer.size(), &found)) == ERANGE &&
@@ -50,31 +50,33 @@ Result<UniqueFd> open_own_directory(const std::filesystem::path& path) {
     return std::unexpected(system_error(errno, fmt::format("create the directory of rank sockets {}", path.native())));
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!fd && (errno == ELOOP || errno == ENOTDIR))
-    return fail(ErrorKind::denied, "{} is a link or no directory; rank sockets need a directory of our own there: remove it",
+    return fail(ErrorKind::denied,
+                "{} is a link or no directory; rank sockets need a directory of our own there: remove it",
                 path.native());
   if (!fd) return std::unexpected(system_error(errno, fmt::format("open {}", path.native())));
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd.get(), &info) != 0) return std::unexpected(system_error(errno, fmt::format("stat {}", path.native())));
   if (info.st_uid != ::geteuid())
-    return fail(ErrorKind::denied, "{} belongs to uid {} and we run as uid {}: its owner could replace rank sockets; remove it",
+    return fail(ErrorKind::denied,
+                "{} belongs to uid {} and we run as uid {}: its owner could replace rank sockets; remove it",
                 path.native(), info.st_uid, ::geteuid());
   return fd;
 }
 
 Result<> give_to_group(int fd, const std::filesystem::path& path, const std::string& group, gid_t gid) {
   if (::fchown(fd, static_cast<uid_t>(-1), gid) != 0)
-    return std::unexpected(system_error(errno, fmt::format("give {} to rank_group '{}' (gid {}); the daemon must be root or "
-                                                           "a member of that group",
-                                                           path.native(), group, gid)));
+    return std::unexpected(
+        system_error(errno, fmt::format("give {} to rank_group '{}' (gid {}); the daemon must be root or "
+                                        "a member of that group",
+                                        path.native(), group, gid)));
   if (::fchmod(fd, kDirectoryMode) != 0)
     return std::unexpected(system_error(errno, fmt::format("set the mode of {}", path.native())));
   return {};
 }
 
 bool is_name(std::string_view name) {
-  return name.size() == SocketDirectory::kNameLength && std::ranges::all_of(name, [](char c) {
-           return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-         });
+  return name.size() == SocketDirectory::kNameLength &&
+         std::ranges::all_of(name, [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); });
 }
 
 }  // namespace

@@ -57,7 +57,8 @@ Result<std::vector<std::uint64_t>> torch_shape_of(weights::Dtype dtype, std::spa
   std::vector<std::uint64_t> torch_shape(shape.begin(), shape.end());
   if (dtype != weights::Dtype::f4) return torch_shape;
   if (torch_shape.empty() || torch_shape.back() % 2 != 0)
-    return fail(ErrorKind::unsupported, "torch packs two F4 values into one element: the last dimension of [{}] must be even",
+    return fail(ErrorKind::unsupported,
+                "torch packs two F4 values into one element: the last dimension of [{}] must be even",
                 fmt::join(shape, ","));
   torch_shape.back() /= 2;
   return torch_shape;
@@ -66,11 +67,11 @@ Result<std::vector<std::uint64_t>> torch_shape_of(weights::Dtype dtype, std::spa
 Result<> check_carriable(const weights::Manifest& manifest) {
   for (const auto& tensor : manifest.tensors)
     if (auto carriable = check_tensor(tensor); !carriable)
-      return std::unexpected(
-          carriable.error()
-              .within(fmt::format("the checkpoint_engine protocol cannot carry tensor {}, {}",
-                                  proto::checkpoint_engine::replace_invalid_utf8(tensor.name), weights::show_type(tensor)))
-              .with_fact("tensor", proto::checkpoint_engine::replace_invalid_utf8(tensor.name)));
+      return std::unexpected(carriable.error()
+                                 .within(fmt::format("the checkpoint_engine protocol cannot carry tensor {}, {}",
+                                                     proto::checkpoint_engine::replace_invalid_utf8(tensor.name),
+                                                     weights::show_type(tensor)))
+                                 .with_fact("tensor", proto::checkpoint_engine::replace_invalid_utf8(tensor.name)));
   return {};
 }
 

@@ -1,7 +1,7 @@
 // How the tensors of a checkpoint are spoken of to torch.
 //
-// torch has no packed six-bit types, and its packed four-bit type counts pairs: a tensor of shape [..., n] in the file is
-// float4_e2m1fn_x2 of shape [..., n / 2] in a rank, as the safetensors library itself returns it. What cannot be
+// torch has no packed six-bit types, and its packed four-bit type counts pairs: a tensor of shape [..., n] in the file
+// is float4_e2m1fn_x2 of shape [..., n / 2] in a rank, as the safetensors library itself returns it. What cannot be
 // carried is refused before an engine is touched.
 #pragma once
 

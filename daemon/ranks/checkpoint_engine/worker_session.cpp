@@ -40,12 +40,12 @@ WorkerSession::WorkerSession(BoundSocket socket, std::shared_ptr<Custodian> cust
       custodian_(std::move(custodian)),
       open_{socket_->endpoint(), std::move(engine), std::move(device)} {}
 
-WorkerSession::~WorkerSession() {
-  fail(Error{ErrorKind::cancelled, "the sender gave up"});
-}
+WorkerSession::~WorkerSession() { fail(Error{ErrorKind::cancelled, "the sender gave up"}); }
 
 Result<> WorkerSession::begin(Step step, Result<> (Sender::*sent)(), std::string message) {
-  if (!socket_) return ckptd::fail(ErrorKind::internal, "step {} after the end of the session with device {}", name_of(step), open_.device);
+  if (!socket_)
+    return ckptd::fail(ErrorKind::internal, "step {} after the end of the session with device {}", name_of(step),
+                       open_.device);
   if (auto legal = (sender_.*sent)(); !legal) return std::unexpected(name_culprit(legal.error()));
   step_ = step;
   step_begun_ = Clock::now();
@@ -88,7 +88,8 @@ Result<> WorkerSession::release() { return begin(Step::release, &Sender::sent_re
 Result<> WorkerSession::finish() { return begin(Step::finish, &Sender::sent_finish, messages::none()); }
 
 Result<Session::Woken> WorkerSession::wait(std::span<const int> wakers, Deadline deadline) try {
-  if (!socket_) return ckptd::fail(ErrorKind::internal, "wait after the end of the session with device {}", open_.device);
+  if (!socket_)
+    return ckptd::fail(ErrorKind::internal, "wait after the end of the session with device {}", open_.device);
   auto woken = wait_for_rank(wakers, deadline);
   if (!woken) return std::unexpected(name_culprit(woken.error()));
   return woken;
@@ -128,8 +129,9 @@ Result<bool> WorkerSession::take_reply() {
   while (auto reply = socket_->receive()) {
     if (reply->kind == BoundSocket::Kind::stale) continue;
     if (reply->kind == BoundSocket::Kind::malformed)
-      return ckptd::fail(ErrorKind::peer_failed, "the process on this endpoint does not speak the protocol of a rank: it "
-                                                 "sent something that is no reply");
+      return ckptd::fail(ErrorKind::peer_failed,
+                         "the process on this endpoint does not speak the protocol of a rank: it "
+                         "sent something that is no reply");
     if (auto received = sender_.received(reply->body); !received)
       return std::unexpected(step_ == Step::offer ? uid_hint(received.error()) : received.error());
     return true;
@@ -142,24 +144,27 @@ Result<> WorkerSession::check_single_peer() const {
   bool another_came_later = socket_->arrivals() > 1 && sender_.state() != Sender::State::finished;
   if (peers.size() < 2 && !another_came_later) return {};
   if (peers.size() >= 2)
-    return ckptd::fail(ErrorKind::peer_failed,
-                       "a second process connected to this endpoint: first {}, then {}; two ranks would get every other "
-                       "message each, look for two ranks on one device",
-                       show(peers[0]), show(peers[1]));
+    return ckptd::fail(
+        ErrorKind::peer_failed,
+        "a second process connected to this endpoint: first {}, then {}; two ranks would get every other "
+        "message each, look for two ranks on one device",
+        show(peers[0]), show(peers[1]));
   return ckptd::fail(ErrorKind::peer_failed, "the rank went away and somebody else connected to this endpoint");
 }
 
 Result<> WorkerSession::check_still_there() const {
   if (!socket_->last_gone() || sender_.state() == Sender::State::finished) return {};
   if (sender_.state() == Sender::State::released || sender_.state() == Sender::State::finishing)
-    return ckptd::fail(ErrorKind::peer_failed,
-                       "the rank ({}) went away after it had released the memory: its post hook failed or its process was "
-                       "killed; a checkpoint-engine package before 0.4.0 also ends its update here, ckptd needs 0.4.0",
-                       show(*socket_->last_gone()));
-  return ckptd::fail(ErrorKind::peer_failed,
-                     "the rank ({}) went away: its process was killed, or its update ended with an error that it told only "
-                     "its own log and the engine's answer",
-                     show(*socket_->last_gone()));
+    return ckptd::fail(
+        ErrorKind::peer_failed,
+        "the rank ({}) went away after it had released the memory: its post hook failed or its process was "
+        "killed; a checkpoint-engine package before 0.4.0 also ends its update here, ckptd needs 0.4.0",
+        show(*socket_->last_gone()));
+  return ckptd::fail(
+      ErrorKind::peer_failed,
+      "the rank ({}) went away: its process was killed, or its update ended with an error that it told only "
+      "its own log and the engine's answer",
+      show(*socket_->last_gone()));
 }
 
 bool WorkerSession::poll(std::span<const int> wakers, Deadline deadline) {
@@ -189,11 +194,12 @@ std::string WorkerSession::step_text() const {
 
 Error WorkerSession::name_culprit(const Error& error) const {
   auto rank = peer_ ? fmt::format(", rank {}", show(*peer_)) : std::string();
-  auto named = error.within(fmt::format("engine {}, device {}{}, step {}", open_.engine, open_.device, rank, step_text()))
-                   .with_fact("engine", open_.engine)
-                   .with_fact("device", open_.device)
-                   .with_fact("step", std::string(name_of(current_step())))
-                   .with_fact("endpoint", open_.endpoint);
+  auto named =
+      error.within(fmt::format("engine {}, device {}{}, step {}", open_.engine, open_.device, rank, step_text()))
+          .with_fact("engine", open_.engine)
+          .with_fact("device", open_.device)
+          .with_fact("step", std::string(name_of(current_step())))
+          .with_fact("endpoint", open_.endpoint);
   if (!peer_) return named;
   return std::move(named).with_fact("pid", std::to_string(peer_->pid)).with_fact("uid", std::to_string(peer_->uid));
 }
@@ -201,22 +207,25 @@ Error WorkerSession::name_culprit(const Error& error) const {
 Error WorkerSession::timed_out() const {
   auto waited = show_seconds(std::chrono::duration<double>(Clock::now() - step_begun_).count());
   if (current_step() != Step::connect)
-    return {ErrorKind::timed_out,
-            fmt::format("the rank is connected but has not answered for {}: it may still be busy (raise the time-out), be "
-                        "stopped, or hang; look at its log and at where its process stands",
-                        waited)};
+    return {
+        ErrorKind::timed_out,
+        fmt::format("the rank is connected but has not answered for {}: it may still be busy (raise the time-out), be "
+                    "stopped, or hang; look at its log and at where its process stands",
+                    waited)};
   const auto& directory = socket_->directory();
-  return {ErrorKind::timed_out,
-          fmt::format("no rank connected to {} within {}. Likely causes: the engine has not come to the update yet, "
-                      "because running requests hold its lock; the rank's user may not open the socket (the directory "
-                      "{} has mode 0750 and the socket 0660, group {}: put the user into it); the rank is in a container "
-                      "without this directory; the rank's device is not {}",
-                      open_.endpoint, waited, directory.path().native(), directory.group(), open_.device)};
+  return {
+      ErrorKind::timed_out,
+      fmt::format("no rank connected to {} within {}. Likely causes: the engine has not come to the update yet, "
+                  "because running requests hold its lock; the rank's user may not open the socket (the directory "
+                  "{} has mode 0750 and the socket 0660, group {}: put the user into it); the rank is in a container "
+                  "without this directory; the rank's device is not {}",
+                  open_.endpoint, waited, directory.path().native(), directory.group(), open_.device)};
 }
 
 Error WorkerSession::uid_hint(Error error) const {
   if (host_memory_ && peer_ && peer_->uid != ::geteuid())
-    error.sentence += fmt::format(" (host memory opens within one uid only: the rank has {}, ckptd {})", peer_->uid, ::geteuid());
+    error.sentence +=
+        fmt::format(" (host memory opens within one uid only: the rank has {}, ckptd {})", peer_->uid, ::geteuid());
   return error;
 }
 

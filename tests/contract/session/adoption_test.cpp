@@ -1,5 +1,4 @@
 #include <catch2/catch.hpp>
-
 #include <fstream>
 
 #include "tests/contract/session/harness.h"
@@ -11,7 +10,6 @@ namespace {
 using namespace std::chrono_literals;
 
 Error restarted() { return {ErrorKind::unavailable, "ckptd was started again"}; }
-
 
 }  // namespace
 
@@ -75,8 +73,7 @@ TEST_CASE("only endpoints of our own directory are adopted") {
 TEST_CASE("adopting removes dead sockets and spares the living, and does not adopt twice") {
   TemporaryDirectory directory;
   auto inside = directory.path() / "r";
-  auto holder =
-      std::make_unique<Process>(std::vector<std::string>{CKPTD_SESSION_HOLDER, inside.string(), "0"});
+  auto holder = std::make_unique<Process>(std::vector<std::string>{CKPTD_SESSION_HOLDER, inside.string(), "0"});
   auto dead = holder->receive().at("endpoint").get<std::string>();
   holder->kill();
   auto endpoints = make_backend(inside);

@@ -1,5 +1,4 @@
 #include <catch2/catch.hpp>
-
 #include <mutex>
 
 #include "tests/contract/session/harness.h"

@@ -1,8 +1,8 @@
-#include <catch2/catch.hpp>
-
 #include <grp.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <catch2/catch.hpp>
 
 #include "daemon/ranks/checkpoint_engine/endpoints.h"
 #include "tests/contract/session/harness.h"
@@ -14,7 +14,7 @@ using ranks::checkpoint_engine::make_endpoints;
 using ranks::checkpoint_engine::Options;
 
 struct stat look_at(const std::filesystem::path& path) {
-  struct stat info {};
+  struct stat info{};
   if (::lstat(path.c_str(), &info) != 0) FAIL("no such file: " << path);
   return info;
 }

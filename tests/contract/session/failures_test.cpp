@@ -1,6 +1,6 @@
-#include <catch2/catch.hpp>
-
 #include <unistd.h>
+
+#include <catch2/catch.hpp>
 
 #include "tests/contract/session/harness.h"
 #include "tests/contract/session/process.h"

@@ -86,7 +86,8 @@ std::optional<reference_rank::Outcome> RankThread::outcome(std::chrono::seconds 
 Result<> acknowledged(ranks::Session& session, std::chrono::milliseconds patience) {
   auto woken = session.wait({}, Deadline::in(patience));
   if (!woken) return std::unexpected(woken.error());
-  if (*woken != ranks::Session::Woken::acknowledged) return fail(ErrorKind::internal, "woken by a waker without wakers");
+  if (*woken != ranks::Session::Woken::acknowledged)
+    return fail(ErrorKind::internal, "woken by a waker without wakers");
   return {};
 }
 

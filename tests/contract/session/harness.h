@@ -71,9 +71,9 @@ class RankThread {
 
 /// Steps of an update, in order; `reload` is one list of two tensors.
 enum class Reached { opened, connected, offered, ready, reloading, reloaded, releasing, released, finishing, finished };
-inline constexpr Reached kAllReached[] = {Reached::opened,     Reached::connected, Reached::offered,   Reached::ready,
-                                          Reached::reloading,  Reached::reloaded,  Reached::releasing, Reached::released,
-                                          Reached::finishing};
+inline constexpr Reached kAllReached[] = {Reached::opened,    Reached::connected, Reached::offered,
+                                          Reached::ready,     Reached::reloading, Reached::reloaded,
+                                          Reached::releasing, Reached::released,  Reached::finishing};
 
 /// Waits for an acknowledgement; an error is returned, a waker cannot occur.
 Result<> acknowledged(ranks::Session& session, std::chrono::milliseconds patience = kPatience);

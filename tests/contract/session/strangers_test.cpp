@@ -1,12 +1,11 @@
 // Peers that are no rank, or a rank that behaves as none should.
-#include <catch2/catch.hpp>
-
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
-#include <zmq.hpp>
 
+#include <catch2/catch.hpp>
 #include <cstring>
+#include <zmq.hpp>
 
 #include "proto/checkpoint_engine/messages.h"
 #include "tests/contract/session/harness.h"
@@ -69,7 +68,8 @@ TEST_CASE("a reply to another message than the last is dropped, and the right on
   auto offer = peer.receive();
   REQUIRE(offer.size() == 3);
   CHECK(offer[1].empty());
-  CHECK(offer[2] == proto::checkpoint_engine::offer_file(std::get<device::HostExport>(setup.memory.exported()).path, 1 << 16));
+  CHECK(offer[2] ==
+        proto::checkpoint_engine::offer_file(std::get<device::HostExport>(setup.memory.exported()).path, 1 << 16));
   peer.send({"an older daemon's", "", ""});
   peer.send({offer[0], "", ""});
   REQUIRE(acknowledged(*setup.session));
@@ -86,8 +86,8 @@ TEST_CASE("a reply to another message than the last is dropped, and the right on
 
 TEST_CASE("what is no reply is an error, not a crash") {
   using Frames = std::vector<std::string>;
-  auto frames = GENERATE(Frames{"x"}, Frames{"x", "y", "z"}, Frames{"", ""}, Frames{"a", "", "b", "c"},
-                         Frames(5000, "many"));
+  auto frames =
+      GENERATE(Frames{"x"}, Frames{"x", "y", "z"}, Frames{"", ""}, Frames{"a", "", "b", "c"}, Frames(5000, "many"));
   Setup setup;
   RawPeer peer(setup.session->endpoint());
   REQUIRE(walk(*setup.session, setup.memory, Reached::offered));
@@ -146,7 +146,8 @@ TEST_CASE("a traceback that was written just before the end of the rank is read"
       socket.set(zmq::sockopt::linger, 60'000);
       socket.connect(endpoint);
       zmq::message_t message;
-      if (socket.recv(message)) socket.send(zmq::str_buffer("Traceback\nMemoryError: told at the end"), zmq::send_flags::none);
+      if (socket.recv(message))
+        socket.send(zmq::str_buffer("Traceback\nMemoryError: told at the end"), zmq::send_flags::none);
     });
     REQUIRE(setup.session->offer(setup.memory.exported()));
     auto waited = acknowledged(*setup.session);

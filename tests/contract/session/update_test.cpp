@@ -1,8 +1,7 @@
-#include <catch2/catch.hpp>
-
 #include <unistd.h>
 
 #include <array>
+#include <catch2/catch.hpp>
 #include <numeric>
 
 #include "common/waker.h"
@@ -23,9 +22,9 @@ struct Setup {
   std::unique_ptr<Session> session = *endpoints->open("sglang-0", "HOST-3");
 };
 
-#define REQUIRE_OK(expression)                       \
-  do {                                               \
-    auto ok_result = (expression);                   \
+#define REQUIRE_OK(expression)                        \
+  do {                                                \
+    auto ok_result = (expression);                    \
     if (!ok_result) FAIL(ok_result.error().sentence); \
   } while (false)
 
@@ -209,10 +208,12 @@ TEST_CASE("a session can be handed from thread to thread between steps") {
   RankThread rank(setup.session->endpoint());
   auto& session = *setup.session;
   auto on_another_thread = [&](auto step) {
-    return std::async(std::launch::async, [&]() -> Result<> {
-      CKPTD_TRY(step());
-      return acknowledged(session);
-    }).get();
+    return std::async(std::launch::async,
+                      [&]() -> Result<> {
+                        CKPTD_TRY(step());
+                        return acknowledged(session);
+                      })
+        .get();
   };
   REQUIRE_OK(on_another_thread([&] { return session.offer(setup.memory.exported()); }));
   REQUIRE_OK(on_another_thread([&] { return reload_two(session); }));

@@ -17,8 +17,8 @@ struct Written {
 };
 
 inline Shards two_shards() {
-  return {{random_tensor("model.embed_tokens.weight", "BF16", {100, 130}), random_tensor("model.norm.weight", "F32", {65}),
-           random_tensor("mask", "BOOL", {3})},
+  return {{random_tensor("model.embed_tokens.weight", "BF16", {100, 130}),
+           random_tensor("model.norm.weight", "F32", {65}), random_tensor("mask", "BOOL", {3})},
           {random_tensor("model.layers.0.weight", "F8_E4M3", {7, 2341}), random_tensor("scale", "F32", {}),
            random_tensor("nothing", "I64", {0, 3})}};
 }
@@ -67,7 +67,8 @@ struct HubSnapshot {
 
 struct HubFile {
   static Written write(const Folder& folder) {
-    return {write_hub_cache(folder / "hub", "0123abcd", files_of(one_shard(), false)) / "model.safetensors", one_shard()};
+    const auto snapshot = write_hub_cache(folder / "hub", "0123abcd", files_of(one_shard(), false));
+    return {snapshot / "model.safetensors", one_shard()};
   }
 };
 

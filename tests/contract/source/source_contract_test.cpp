@@ -4,8 +4,9 @@
 
 namespace ckptd::tests {
 
-TEMPLATE_TEST_CASE("safetensors: every layout", "", (SafetensorsBackend<OneFile, true>), (SafetensorsBackend<DirectoryOfOne, true>),
-                   (SafetensorsBackend<PlainShards, true>), (SafetensorsBackend<IndexedShards, true>),
+TEMPLATE_TEST_CASE("safetensors: every layout", "", (SafetensorsBackend<OneFile, true>),
+                   (SafetensorsBackend<DirectoryOfOne, true>), (SafetensorsBackend<PlainShards, true>),
+                   (SafetensorsBackend<IndexedShards, true>),
                    (SafetensorsBackend<HubSnapshot, true>), (SafetensorsBackend<HubFile, true>),
                    (SafetensorsBackend<IndexedShards, false>), (SafetensorsBackend<IndexedShards, true, true>)) {
   SECTION("manifest") { manifest_contract<TestType>(); }

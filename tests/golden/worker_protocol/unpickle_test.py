@@ -80,7 +80,8 @@ class Messages(unittest.TestCase):
         import torch
         from torch.multiprocessing import reductions
 
-        for name, size, counter, index in (("offer_cuda", 1 << 34, b"/ce_123_0", 0), ("offer_cuda_small", 1 << 21, b"", 9999)):
+        for name, size, counter, index in (("offer_cuda", 1 << 34, b"/ce_123_0", 0),
+                                           ("offer_cuda_small", 1 << 21, b"", 9999)):
             function, arguments = self.load(name)
             self.assertIs(function, reductions.rebuild_cuda_tensor)
             self.assertEqual(arguments, (torch.Tensor, (size,), (1,), 0, torch.storage.TypedStorage, torch.uint8, 0,

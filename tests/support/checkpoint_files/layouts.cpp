@@ -17,8 +17,8 @@ std::string index_text(const std::vector<std::pair<std::string, std::string>>& w
   std::string entries;
   for (const auto& [tensor, shard] : weight_map)
     entries += fmt::format("{}\n    {}: {}", entries.empty() ? "" : ",", json_string(tensor), json_string(shard));
-  return fmt::format("{{\n  \"metadata\": {{\"total_size\": 1.5e3, \"x\": [-1, null]}},\n  \"weight_map\": {{{}\n  }}\n}}\n",
-                     entries);
+  return fmt::format("{{\n  \"metadata\": {},\n  \"weight_map\": {{{}\n  }}\n}}\n",
+                     R"({"total_size": 1.5e3, "x": [-1, null]})", entries);
 }
 
 std::string index_of(const Shards& shards) {

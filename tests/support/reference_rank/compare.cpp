@@ -12,7 +12,8 @@ namespace {
 std::string difference_of(const LoadedTensor& loaded, const StoredTensor& stored) {
   auto type = torch_type_of_safetensors(stored.dtype);
   if (!type) return fmt::format("torch has no type for {}", stored.dtype);
-  if (type->torch_name != loaded.dtype) return fmt::format("is {}, the checkpoint has {}", loaded.dtype, type->torch_name);
+  if (type->torch_name != loaded.dtype)
+    return fmt::format("is {}, the checkpoint has {}", loaded.dtype, type->torch_name);
   auto shape = stored.shape;
   if (stored.dtype == "F4" && !shape.empty()) shape.back() /= 2;  // torch counts pairs
   if (shape != loaded.shape)

@@ -33,7 +33,7 @@ constexpr std::array kTypes{
     TorchType{"uint64", "U64", 8},
 };
 
-std::optional<TorchType> find(std::string_view TorchType::*field, std::string_view name) {
+std::optional<TorchType> find(std::string_view TorchType::* field, std::string_view name) {
   auto found = std::ranges::find(kTypes, name, field);
   if (found == kTypes.end()) return std::nullopt;
   return *found;
@@ -59,9 +59,10 @@ std::span<const std::byte> view_of(std::span<const std::byte> buffer, const Torc
     throw PythonError("RuntimeError", fmt::format("shape [{}] at {} is invalid for a buffer of {} bytes",
                                                   fmt::join(shape, ", "), offset, buffer.size()));
   if (static_cast<std::uint64_t>(offset) % type.bytes != 0)
-    throw PythonError("RuntimeError", fmt::format("self.storage_offset() must be divisible by {} to view Byte as {}, but "
-                                                  "got {}",
-                                                  type.bytes, type.torch_name, offset));
+    throw PythonError("RuntimeError",
+                      fmt::format("self.storage_offset() must be divisible by {} to view Byte as {}, but "
+                                  "got {}",
+                                  type.bytes, type.torch_name, offset));
   return buffer.subspan(static_cast<std::size_t>(offset), bytes);
 }
 

@@ -13,9 +13,10 @@ struct Value {
   enum class Kind { none, boolean, integer, text, bytes, global, tuple, list, dict, call };
 
   Kind kind = Kind::none;
-  std::int64_t integer = 0;   ///< also of boolean
-  std::string text;           ///< of text and bytes; "module name" of global
-  std::vector<Value> items;   ///< of tuple and list; keys and values in turn of dict; callable, arguments[, state] of call
+  std::int64_t integer = 0;  ///< also of boolean
+  std::string text;          ///< of text and bytes; "module name" of global
+  std::vector<Value>
+      items;  ///< of tuple and list; keys and values in turn of dict; callable, arguments[, state] of call
 
   bool is(Kind other) const { return kind == other; }
   bool is_global(std::string_view name) const { return kind == Kind::global && text == name; }

@@ -11,7 +11,8 @@ class PythonError : public std::runtime_error {
   PythonError(const std::string& type, const std::string& message) : runtime_error(type + ": " + message) {}
 
   std::string traceback() const {
-    return std::string("Traceback (most recent call last):\n  File \"reference_rank\", line 1, in update\n") + what() + "\n";
+    return std::string("Traceback (most recent call last):\n  File \"reference_rank\", line 1, in update\n") + what() +
+           "\n";
   }
 };
 

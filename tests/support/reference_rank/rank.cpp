@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <zmq.hpp>
 
 #include <algorithm>
 #include <array>
@@ -14,6 +13,7 @@
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <zmq.hpp>
 
 #include "tests/support/reference_rank/pickle_reader.h"
 #include "tests/support/reference_rank/python_error.h"
@@ -35,8 +35,9 @@ class MappedFile {
   MappedFile() = default;
   MappedFile(const std::string& path, std::int64_t bytes) {
     int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-    if (fd < 0) throw PythonError("RuntimeError", fmt::format("unable to open file <{}>: {}", path, std::strerror(errno)));
-    struct stat info {};
+    if (fd < 0)
+      throw PythonError("RuntimeError", fmt::format("unable to open file <{}>: {}", path, std::strerror(errno)));
+    struct stat info{};
     bool fits = ::fstat(fd, &info) == 0 && bytes > 0 && info.st_size >= bytes;
     if (fits) address_ = ::mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     ::close(fd);
@@ -64,8 +65,9 @@ class MappedFile {
 /// A name that torch lacks is an AttributeError while the message is read, outside of what answers with a traceback.
 void check_globals(const Value& value) {
   static constexpr std::string_view kTorch = "torch ";
-  static constexpr std::array kKnown{"torch from_file", "torch Tensor", "torch.storage TypedStorage", "functools partial",
-                                     "builtins RuntimeError", "torch.multiprocessing.reductions rebuild_cuda_tensor"};
+  static constexpr std::array kKnown{
+      "torch from_file",   "torch Tensor",          "torch.storage TypedStorage",
+      "functools partial", "builtins RuntimeError", "torch.multiprocessing.reductions rebuild_cuda_tensor"};
   if (value.is(Kind::global) && std::ranges::find(kKnown, value.text) == kKnown.end() &&
       !(value.text.starts_with(kTorch) && torch_type_named(std::string_view(value.text).substr(kTorch.size()))))
     throw PythonError("AttributeError", "module has no attribute: " + value.text);
@@ -116,7 +118,10 @@ bool Fault::is_known(const std::string& kind) {
 class Rank::Conversation {
  public:
   Conversation(Rank& rank, const Fault& fault)
-      : rank_(rank), fault_(fault), socket_(context_, zmq::socket_type::rep), second_socket_(context_, zmq::socket_type::rep) {
+      : rank_(rank),
+        fault_(fault),
+        socket_(context_, zmq::socket_type::rep),
+        second_socket_(context_, zmq::socket_type::rep) {
     socket_.set(zmq::sockopt::rcvtimeo, static_cast<int>(kPatience.count()));
     second_socket_.set(zmq::sockopt::linger, 0);
   }

@@ -31,7 +31,7 @@ struct Outcome {
 
 struct Options {
   std::string device = "HOST-0";
-  bool acknowledge_only = false;                           ///< map the memory but copy nothing, for benchmarks
+  bool acknowledge_only = false;                          ///< map the memory but copy nothing, for benchmarks
   std::function<bool()> given_up = [] { return false; };  ///< true: leave at once, whatever the session waits for
 };
 

@@ -26,7 +26,8 @@ void read_file(const fs::path& path, std::map<std::string, StoredTensor>& tensor
   for (int i = 7; i >= 0; --i) length = length << 8 | length_bytes[i];
   std::string header(length, '\0');
   file.read(header.data(), static_cast<std::streamsize>(length));
-  for (const auto& [name, entry] : nlohmann::json::parse(header).items()) {
+  const auto parsed = nlohmann::json::parse(header);
+  for (const auto& [name, entry] : parsed.items()) {
     if (name == "__metadata__") continue;
     auto begin = entry.at("data_offsets").at(0).get<std::uint64_t>();
     auto end = entry.at("data_offsets").at(1).get<std::uint64_t>();
@@ -40,7 +41,9 @@ std::set<fs::path> files_of(const fs::path& path) {
   auto index = path / "model.safetensors.index.json";
   if (fs::exists(index)) {
     auto file = open_file(index);
-    for (const auto& shard : nlohmann::json::parse(file).at("weight_map")) files.insert(path / shard.get<std::string>());
+    const auto parsed = nlohmann::json::parse(file);
+    for (const auto& shard : parsed.at("weight_map"))
+      files.insert(path / shard.get<std::string>());
     return files;
   }
   for (const auto& entry : fs::directory_iterator(path))

@@ -137,6 +137,37 @@ TEST_CASE("every command asks the right thing and exits with 0, as text and as J
   }
 }
 
+TEST_CASE("the daemon's own parsers take what is sent, whole") {
+  FakeDaemon daemon(always(load_job()));
+  run_ctl(against(daemon, {"load", "gt@1", "/m", "--keep"}));
+  run_ctl(against(daemon, {"update", "gt@1"}));
+  run_ctl(against(daemon, {"update", "gt@1", "--engine", "e0", "--engine", "e1", "--force", "--bucket-size", "1MiB",
+                           "--keep-cache"}));
+  run_ctl(against(daemon, {"engine", "add", "e0", "--kind", "sglang", "--endpoint", "unix:/e", "--checkpoint", "gt"}));
+  run_ctl(against(daemon, {"unkeep", "gt@1"}));
+  auto asked = daemon.asked();
+  REQUIRE(asked.size() == 5);
+
+  auto load = api::parse_load_request(asked[0].body);
+  REQUIRE(load);
+  CHECK(load->source_uri == "file:///m");
+  CHECK(load->keep);
+  auto plain = api::parse_update_request(asked[1].body), full = api::parse_update_request(asked[2].body);
+  REQUIRE(plain);
+  CHECK(plain->engines.empty());
+  CHECK(plain->flush_cache);
+  CHECK_FALSE(plain->bucket_bytes);
+  REQUIRE(full);
+  CHECK(full->engines == std::vector<std::string>{"e0", "e1"});
+  CHECK(full->force);
+  CHECK(full->bucket_bytes == 1U << 20);
+  CHECK_FALSE(full->flush_cache);
+  auto engine = api::parse_engine_request(asked[3].body);
+  REQUIRE(engine);
+  CHECK(engine->devices.empty());
+  CHECK(api::parse_keep_request(asked[4].body) == false);
+}
+
 TEST_CASE("the idempotency key travels as a header") {
   FakeDaemon daemon(always(load_job()));
   run_ctl(against(daemon, {"load", "gt@1", "/m", "--idempotency-key", "k-17"}));

@@ -1,7 +1,6 @@
 #include "proto/pickle/writer.h"
 
 #include <catch2/catch.hpp>
-
 #include <limits>
 
 namespace ckptd::pickle {
@@ -64,7 +63,9 @@ TEST_CASE("text and bytes are preceded by their length") {
   Writer writer;
   writer.text("");
   writer.text("größe");
-  CHECK(body(writer) == "X\x00\x00\x00\x00X\x07\x00\x00\x00gr\xc3\xb6\xc3\x9f"s "e"s);
+  CHECK(body(writer) ==
+        "X\x00\x00\x00\x00X\x07\x00\x00\x00gr\xc3\xb6\xc3\x9f"s
+        "e"s);
 
   const std::vector<std::uint8_t> short_bytes(255, 0xab), long_bytes(256, 0xcd);
   writer.bytes(short_bytes);

@@ -43,7 +43,7 @@ Sender sender_in(State state) {
   return sender;
 }
 
-const std::vector<State> kStates{State::idle,      State::offering, State::ready,     State::reloading, State::releasing,
+const std::vector<State> kStates{State::idle,     State::offering,  State::ready,    State::reloading, State::releasing,
                                  State::released, State::finishing, State::finished, State::failed};
 
 }  // namespace
@@ -87,7 +87,8 @@ TEST_CASE("each step is legal in one state and changes nothing in the others") {
 TEST_CASE("a reply that is not empty is the rank's failure in whatever was asked") {
   for (const auto& step : kSteps) {
     auto sender = sender_in(step.to);
-    auto received = sender.received("Traceback (most recent call last):\n  File \"x.py\"\nValueError: no such layer\n\n");
+    auto received =
+        sender.received("Traceback (most recent call last):\n  File \"x.py\"\nValueError: no such layer\n\n");
     REQUIRE_FALSE(received);
     CHECK(received.error().kind == ErrorKind::peer_failed);
     CHECK(received.error().sentence.ends_with("ValueError: no such layer"));
@@ -108,8 +109,8 @@ TEST_CASE("a reply that nothing asked for is a failure, also when it is empty") 
 }
 
 TEST_CASE("tracebacks of any content become bounded UTF-8") {
-  auto text = GENERATE(std::string(1, '\0'), std::string("\n \n"), std::string("\xff\xfe"), std::string(200'000, '\xf0'),
-                       std::string(100'000, 'x') + "\xc3\xa4\nE: end\xc3");
+  auto text = GENERATE(std::string(1, '\0'), std::string("\n \n"), std::string("\xff\xfe"),
+                       std::string(200'000, '\xf0'), std::string(100'000, 'x') + "\xc3\xa4\nE: end\xc3");
   auto sender = sender_in(State::reloading);
   auto received = sender.received(text);
   REQUIRE_FALSE(received);

@@ -1,7 +1,6 @@
 #include "daemon/ranks/checkpoint_engine/wire_types.h"
 
 #include <catch2/catch.hpp>
-
 #include <limits>
 #include <set>
 
@@ -57,10 +56,11 @@ TEST_CASE("what can be carried") {
 }
 
 TEST_CASE("what cannot be carried is named") {
-  auto refused = GENERATE(manifest_of("the.culprit", Dtype::f6_e2m3, {4}), manifest_of("the.culprit", Dtype::f6_e3m2, {4}),
-                          manifest_of("the.culprit", Dtype::f4, {2, 3}),
-                          manifest_of("the.culprit", Dtype::u8, {0, std::numeric_limits<std::uint64_t>::max()}),
-                          manifest_of("the.culprit\xff", Dtype::bf16, {1}));
+  auto refused =
+      GENERATE(manifest_of("the.culprit", Dtype::f6_e2m3, {4}), manifest_of("the.culprit", Dtype::f6_e3m2, {4}),
+               manifest_of("the.culprit", Dtype::f4, {2, 3}),
+               manifest_of("the.culprit", Dtype::u8, {0, std::numeric_limits<std::uint64_t>::max()}),
+               manifest_of("the.culprit\xff", Dtype::bf16, {1}));
   auto carriable = check_carriable(refused);
   REQUIRE_FALSE(carriable);
   CHECK(carriable.error().kind == ErrorKind::unsupported);

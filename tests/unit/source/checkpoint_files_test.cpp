@@ -34,8 +34,8 @@ TEST_CASE("one file is a checkpoint, whatever its name and its neighbours") {
 
 TEST_CASE("without an index every safetensors file of the directory belongs to it, in the order of names") {
   Folder folder;
-  for (auto name : {"b.safetensors", "a.safetensors", "B.safetensors", "10.safetensors", "9.safetensors", ".hidden.safetensors",
-                    "model.bin", "x.safetensors.lock", "safetensors", "README.md"})
+  for (auto name : {"b.safetensors", "a.safetensors", "B.safetensors", "10.safetensors", "9.safetensors",
+                    ".hidden.safetensors", "model.bin", "x.safetensors.lock", "safetensors", "README.md"})
     write_file(folder / name, "x");
   write_file(folder / "sub/c.safetensors", "x");
   write_file(folder / ".model.safetensors.index.json", "x");
@@ -104,7 +104,8 @@ TEST_CASE("what is no checkpoint is named") {
   fs::create_symlink("loop", folder / "loop");
   check_error(find_checkpoint_files(folder / "loop", Roots()), ErrorKind::io, {"loop"});
   write_file(folder / "odd/\xff.safetensors", "x");
-  check_error(find_checkpoint_files(folder / "odd", Roots()), ErrorKind::invalid_argument, {"\\xff.safetensors", "UTF-8"});
+  check_error(find_checkpoint_files(folder / "odd", Roots()), ErrorKind::invalid_argument,
+              {"\\xff.safetensors", "UTF-8"});
 }
 
 TEST_CASE("too many files are refused before one is opened") {
@@ -115,7 +116,8 @@ TEST_CASE("too many files are refused before one is opened") {
   for (std::size_t i = 0; i <= kFilesLimit; ++i) shards.push_back(fmt::format("{}.safetensors", i));
   Folder indexed;
   write_file(indexed / "model.safetensors.index.json", index_for(shards));
-  check_error(find_checkpoint_files(indexed.path(), Roots()), ErrorKind::unsupported, {indexed.path().string(), "4096"});
+  check_error(find_checkpoint_files(indexed.path(), Roots()), ErrorKind::unsupported,
+              {indexed.path().string(), "4096"});
 }
 
 TEST_CASE("outside the roots nothing is told, not even whether it exists") {

@@ -22,6 +22,7 @@ struct Row {
   std::vector<std::string> named;
 };
 
+// clang-format off: one row a line
 const Row kRows[] = {
     {"empty header", "", {"byte 8"}},
     {"only padding", "   ", {"byte 8"}},
@@ -127,6 +128,7 @@ const Row kRows[] = {
     {"metadata twice", R"({"__metadata__":{},"__metadata__":{},"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", {"__metadata__", "twice"}},
     {"key of metadata twice", R"({"__metadata__":{"x":"1","x":"1"},"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", {"__metadata__", "'x'", "twice"}},
 };
+// clang-format on
 
 TEST_CASE("a header that the format forbids is refused") {
   for (const auto& row : kRows) {

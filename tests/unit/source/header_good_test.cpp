@@ -22,6 +22,7 @@ struct Row {
   std::vector<std::string> tensors;
 };
 
+// clang-format off: one row a line
 const Row kRows[] = {
     {"one tensor", R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", {"a U8 [4] 0+4"}},
     {"padded", R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}      )", {"a U8 [4] 0+4"}},
@@ -48,6 +49,7 @@ const Row kRows[] = {
     {"name like a member", R"({"dtype":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", {"dtype U8 [4] 0+4"}},
     {"name that is a path", R"({"../../etc/passwd":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", {"../../etc/passwd U8 [4] 0+4"}},
 };
+// clang-format on
 
 TEST_CASE("a header that the format allows is read for what it says") {
   for (const auto& row : kRows) {

@@ -93,7 +93,8 @@ TEST_CASE("an index and its shards agree on every tensor") {
       {{{"a", 0}, {"c", 1}, {"d", 0}}, {"tensor d", "1.safetensors", "not listed"}},
       {{{"a", 1}, {"c", 1}}, {"tensor a", "1.safetensors", "lies in 2.safetensors"}},
   };
-  for (const auto& row : rows) check_error(check_agreement(index, manifest_of(row.held)), ErrorKind::corrupt, row.named);
+  for (const auto& row : rows)
+    check_error(check_agreement(index, manifest_of(row.held)), ErrorKind::corrupt, row.named);
 }
 
 }  // namespace

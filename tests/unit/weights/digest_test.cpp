@@ -47,7 +47,8 @@ TEST_CASE("digests and their texts") {
   CHECK(Digest::from_hex("06B05AB6733A618578AF5F94892F3950").value() == digest);
   CHECK(Digest{}.hex() == std::string(32, '0'));
   for (std::string_view text : {"", "06b05ab6733a618578af5f94892f395", "06b05ab6733a618578af5f94892f39500",
-                                "06b05ab6733a618578af5f94892f395g", "0x6b05ab6733a618578af5f94892f395", " 6b05ab6733a618578af5f94892f3950",
+                                "06b05ab6733a618578af5f94892f395g",
+                                "0x6b05ab6733a618578af5f94892f395", " 6b05ab6733a618578af5f94892f3950",
                                 "+6b05ab6733a618578af5f94892f3950", "-6b05ab6733a618578af5f94892f3950"}) {
     INFO(text);
     const auto refused = Digest::from_hex(text);

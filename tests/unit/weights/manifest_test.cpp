@@ -9,7 +9,8 @@ namespace ckptd::weights {
 namespace {
 
 Tensor tensor(std::string name, Dtype dtype, std::vector<std::uint64_t> shape, std::uint64_t bytes = 0) {
-  return {.name = std::move(name), .dtype = dtype, .shape = std::move(shape), .extent = {.file = 0, .offset = 0, .bytes = bytes}};
+  const Extent extent = {.file = 0, .offset = 0, .bytes = bytes};
+  return {.name = std::move(name), .dtype = dtype, .shape = std::move(shape), .extent = extent};
 }
 
 Digest digest_of_pattern(std::size_t bytes) {
