@@ -1,5 +1,6 @@
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <future>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -106,7 +107,10 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
     const auto total = contents.layout.total_bytes();
     job.stage("reserving memory");
     contents.memory = CKPTD_TRY(parts_.store.reserve(contents.layout.segment_count(), job.stop(),
-                                                     [&](std::uint64_t touched) { job.progress(touched, total); }));
+                                                     [&](std::uint64_t touched) {
+                                                       // Whole segments are touched, so the last may overshoot.
+                                                       job.progress(std::min(touched, total), total);
+                                                     }));
     accepted();
     job.stage("reading");
     prefetch::Progress progress;

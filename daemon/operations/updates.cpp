@@ -182,7 +182,10 @@ Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Ver
       continue;
     }
     if (!first) first = &verdict.report.error();
-    failures.push_back(fmt::format("engine {}: {}", verdict.engine, verdict.report.error().sentence));
+    // Errors of ranks and of the engine's answer name it already.
+    const auto name = fmt::format("engine {}", verdict.engine);
+    const auto& sentence = verdict.report.error().sentence;
+    failures.push_back(sentence.starts_with(name) ? sentence : fmt::format("{}: {}", name, sentence));
   }
   if (!first)
     return nlohmann::json{{"checkpoint", id.show()}, {"engines", reports}, {"seconds", seconds}}.dump();

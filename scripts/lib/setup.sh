@@ -1,0 +1,74 @@
+# Sourced by scripts/demo and scripts/test: installs what they need, once.
+# shellcheck shell=bash
+
+say() { printf '\n== %s\n' "$*"; }
+die() {
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  exit 1
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    die "needs root to run: $* (run as root, or install sudo)"
+  fi
+}
+
+# Needs the network only while a package is missing.
+install_debian_packages() {
+  local package missing=()
+  while read -r package; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+  done < <(grep -v '^#' scripts/debian-packages.txt)
+  [ "${#missing[@]}" -eq 0 ] && return
+  say "installing Debian packages: ${missing[*]}"
+  as_root apt-get update -q
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+# Some other cmake may come first in PATH; any from 3.25 on will do.
+find_cmake() {
+  local candidate
+  for candidate in cmake /usr/bin/cmake; do
+    if "$candidate" --version 2>/dev/null | awk 'NR == 1 { split($3, v, "."); exit !(v[1] > 3 || v[2] >= 25) }'; then
+      CMAKE=$candidate
+      CTEST=$(dirname "$(command -v "$candidate")")/ctest
+      return
+    fi
+  done
+  die "no cmake of version 3.25 or newer was found"
+}
+
+PYTHON_READY=.venv/torch-is-ready
+PYTHON_MISSING=""
+
+# Leaves .venv with torch and the real worker, or says in PYTHON_MISSING why there is none. Never pulls gigabytes: what
+# pip would install is looked at first.
+prepare_python() {
+  [ -e "$PYTHON_READY" ] && cmp -s "$PYTHON_READY" scripts/python-requirements.txt && return
+  rm -f "$PYTHON_READY"
+  local plan=.venv/plan.json pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --timeout 20 --retries 1)
+  [ -x .venv/bin/python ] || python3 -m venv .venv
+  say "preparing Python with torch and the real worker (for tests and demo alone)"
+  # An older pip downloads whole wheels for a dry run.
+  if ! "${pip[@]}" install --upgrade 'pip>=24'; then
+    PYTHON_MISSING="PyPI cannot be reached"
+    return
+  fi
+  if ! "${pip[@]}" install --dry-run --report "$plan" -r scripts/python-requirements.txt; then
+    PYTHON_MISSING="pip cannot install scripts/python-requirements.txt (its output is above)"
+    return
+  fi
+  if grep -Eq '"name": *"(nvidia-|triton)' "$plan"; then
+    PYTHON_MISSING="torch would come with gigabytes of CUDA packages; put a CPU build where pip finds it (pip's find-links)"
+    return
+  fi
+  if ! "${pip[@]}" install -r scripts/python-requirements.txt; then
+    PYTHON_MISSING="pip install failed (its output is above)"
+    return
+  fi
+  cp scripts/python-requirements.txt "$PYTHON_READY"
+}
