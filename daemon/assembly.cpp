@@ -2,8 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
-#include <algorithm>
-
+#include "common/directory_lock.h"
 #include "daemon/collective/local/local_group.h"
 #include "daemon/control/server.h"
 #include "daemon/device/host/host_device.h"
@@ -105,6 +104,8 @@ class Running final : public Assembly {
     if (error)
       return fail(ErrorKind::io, "create the runtime directory {}: {} (--runtime-dir)", config_.runtime_dir.string(),
                   error.message());
+    // Two daemons in one runtime directory would sweep each other's sockets away.
+    runtime_lock_ = CKPTD_TRY(lock_directory(config_.runtime_dir, "runtime directory", "--runtime-dir"));
     journal_ = CKPTD_TRY(journal::Journal::open(config_.state_dir));
     devices_ = CKPTD_TRY(make_devices(config_));
     std::vector<device::Device*> devices;
@@ -137,6 +138,7 @@ class Running final : public Assembly {
 
  private:
   config::Config config_;
+  UniqueFd runtime_lock_;
   std::unique_ptr<journal::Journal> journal_;
   std::vector<std::unique_ptr<device::Device>> devices_;
   std::unique_ptr<store::Store> store_;

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 
 #include <cstdio>
@@ -35,6 +36,14 @@ sigset_t block_signals() {
   return set;
 }
 
+/// A terabyte of segments and a few hundred shards are thousands of descriptors; the soft limit is often 1024.
+void raise_descriptor_limit() {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -50,6 +59,7 @@ int main(int argc, char** argv) {
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %v");
   spdlog::flush_on(spdlog::level::info);
   const auto signals = block_signals();
+  raise_descriptor_limit();
 
   auto assembly = Assembly::build(config);
   if (!assembly) return refuse(assembly.error());

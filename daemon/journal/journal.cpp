@@ -9,10 +9,10 @@
 #include <system_error>
 #include <utility>
 
+#include "common/directory_lock.h"
 #include "common/files.h"
 #include "common/unique_fd.h"
 #include "common/units.h"
-#include "daemon/journal/lock.h"
 #include "daemon/journal/state_json.h"
 
 namespace ckptd::journal {
@@ -75,7 +75,7 @@ Result<std::unique_ptr<Journal>> Journal::open(const std::filesystem::path& dire
   if (path.empty()) return fail(ErrorKind::invalid_argument, "the path of the state directory is empty");
   CKPTD_TRY(make_directory(path));
   std::unique_ptr<Journal> journal(new Journal);
-  journal->impl_->lock = CKPTD_TRY(lock_directory(path));
+  journal->impl_->lock = CKPTD_TRY(lock_directory(path, "state directory", "--state-dir"));
   journal->impl_->file = path / "state.json";
   journal->impl_->contents = CKPTD_TRY(read_state(journal->impl_->file));
   return journal;

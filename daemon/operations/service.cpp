@@ -11,6 +11,9 @@ namespace ckptd::operations {
 
 Service::Service(Parts parts, Options options) : parts_(std::move(parts)), options_(std::move(options)) {}
 
+/// The custodian lives longer and would tell us of endpoints that it closes.
+Service::~Service() { parts_.endpoints.on_closed({}); }
+
 std::unique_ptr<Operations> make_operations(Parts parts, Options options) {
   auto service = std::make_unique<Service>(std::move(parts), std::move(options));
   service->recover();

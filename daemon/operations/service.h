@@ -32,6 +32,7 @@ class UpdateJob;
 class Service final : public Operations {
  public:
   Service(Parts parts, Options options);
+  ~Service() override;
 
   void recover();
   void start_preloads();

@@ -50,24 +50,25 @@ PYTHON_MISSING=""
 prepare_python() {
   [ -e "$PYTHON_READY" ] && cmp -s "$PYTHON_READY" scripts/python-requirements.txt && return
   rm -f "$PYTHON_READY"
-  local plan=.venv/plan.json pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --timeout 20 --retries 1)
+  local plan=.venv/plan.json log=.venv/pip.log pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet --timeout 20 --retries 1)
   [ -x .venv/bin/python ] || python3 -m venv .venv
+  : >"$log"
   say "preparing Python with torch and the real worker (for tests and demo alone)"
   # An older pip downloads whole wheels for a dry run.
-  if ! "${pip[@]}" install --upgrade 'pip>=24'; then
-    PYTHON_MISSING="PyPI cannot be reached"
+  if ! "${pip[@]}" install --upgrade 'pip>=24' >>"$log" 2>&1; then
+    PYTHON_MISSING="PyPI cannot be reached ($log says how)"
     return
   fi
-  if ! "${pip[@]}" install --dry-run --report "$plan" -r scripts/python-requirements.txt; then
-    PYTHON_MISSING="pip cannot install scripts/python-requirements.txt (its output is above)"
+  if ! "${pip[@]}" install --dry-run --report "$plan" -r scripts/python-requirements.txt >>"$log" 2>&1; then
+    PYTHON_MISSING="pip cannot install scripts/python-requirements.txt ($log says why)"
     return
   fi
   if grep -Eq '"name": *"(nvidia-|triton)' "$plan"; then
     PYTHON_MISSING="torch would come with gigabytes of CUDA packages; put a CPU build where pip finds it (pip's find-links)"
     return
   fi
-  if ! "${pip[@]}" install -r scripts/python-requirements.txt; then
-    PYTHON_MISSING="pip install failed (its output is above)"
+  if ! "${pip[@]}" install -r scripts/python-requirements.txt >>"$log" 2>&1; then
+    PYTHON_MISSING="pip install failed ($log says why)"
     return
   fi
   cp scripts/python-requirements.txt "$PYTHON_READY"

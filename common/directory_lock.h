@@ -4,13 +4,15 @@
 #pragma once
 
 #include <filesystem>
+#include <string_view>
 
 #include "common/result.h"
 #include "common/unique_fd.h"
 
-namespace ckptd::journal {
+namespace ckptd {
 
 /// Holds the lock as long as the descriptor is open. Never waits: unavailable, with the pid, when another holds it.
-Result<UniqueFd> lock_directory(const std::filesystem::path& directory);
+/// `role` and `flag` are for that sentence: "state directory", "--state-dir".
+Result<UniqueFd> lock_directory(const std::filesystem::path& directory, std::string_view role, std::string_view flag);
 
-}  // namespace ckptd::journal
+}  // namespace ckptd

@@ -1,4 +1,4 @@
-#include "daemon/journal/lock.h"
+#include "common/directory_lock.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <string>
 
-namespace ckptd::journal {
+namespace ckptd {
 namespace {
 
 /// " (pid 812)", or nothing: the holder may not have written it yet, or somebody else has written in the file.
@@ -29,18 +29,18 @@ Result<> write_pid(int fd, const std::filesystem::path& file) {
 
 }  // namespace
 
-Result<UniqueFd> lock_directory(const std::filesystem::path& directory) {
+Result<UniqueFd> lock_directory(const std::filesystem::path& directory, std::string_view role, std::string_view flag) {
   const auto file = directory / "lock";
   UniqueFd fd(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0640));
   if (!fd) return std::unexpected(system_error(errno, fmt::format("open {}", file.string())));
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return std::unexpected(system_error(errno, fmt::format("lock {}", file.string())));
     return fail(ErrorKind::unavailable,
-                "another ckptd{} holds the state directory {}; stop it, or give this one another --state-dir",
-                holder(fd.get()), directory.string());
+                "another ckptd{} holds the {} {}; stop it, or give this one another {}", holder(fd.get()), role,
+                directory.string(), flag);
   }
   CKPTD_TRY(write_pid(fd.get(), file));
   return fd;
 }
 
-}  // namespace ckptd::journal
+}  // namespace ckptd
