@@ -1,28 +1,9 @@
-# Temporary, while rooms are being built side by side: adds those that exist.
-function(ckptd_add_existing)
-  foreach(dir IN LISTS ARGN)
-    if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/CMakeLists.txt)
-      add_subdirectory(${dir})
-    endif()
-  endforeach()
-endfunction()
-
 # ckptd_room(NAME SOURCES ... [LEANS_ON room...] [PACKAGES target...])
 #
 # One static library for each room. LEANS_ON is the "may lean on" column of docs/ARCHITECTURE.md: link lists are what
 # the linker sees, tests/unit/includes compares the same column with the real #includes.
 function(ckptd_room name)
   cmake_parse_arguments(ROOM "" "" "SOURCES;LEANS_ON;PACKAGES" ${ARGN})
-  # Temporary, while rooms are being built side by side.
-  foreach(source IN LISTS ROOM_SOURCES)
-    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
-      message(STATUS "${name}: ${source} does not exist yet")
-      list(REMOVE_ITEM ROOM_SOURCES ${source})
-    endif()
-  endforeach()
-  if(NOT ROOM_SOURCES)
-    set(ROOM_SOURCES ${PROJECT_SOURCE_DIR}/common/result.cpp)
-  endif()
   add_library(ckptd_${name} STATIC ${ROOM_SOURCES})
   target_include_directories(ckptd_${name} PUBLIC ${PROJECT_SOURCE_DIR})
   target_compile_definitions(ckptd_${name} PUBLIC CKPTD_VERSION="${PROJECT_VERSION}")
@@ -38,16 +19,6 @@ endfunction()
 # One Catch2 program for each room under test, one CTest entry for the program. CTest labels: unit, contract, golden.
 function(ckptd_test name)
   cmake_parse_arguments(TEST "" "" "SOURCES;LEANS_ON;LABELS;PACKAGES;SUPPORT" ${ARGN})
-  # Temporary, while rooms are being built side by side.
-  foreach(source IN LISTS TEST_SOURCES)
-    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
-      message(STATUS "${name}: ${source} does not exist yet")
-      list(REMOVE_ITEM TEST_SOURCES ${source})
-    endif()
-  endforeach()
-  if(NOT TEST_SOURCES)
-    set(TEST_SOURCES ${PROJECT_SOURCE_DIR}/common/result.cpp)
-  endif()
   add_executable(${name} ${TEST_SOURCES})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   target_link_libraries(${name} PRIVATE ckptd_warnings ckptd_test_main ${TEST_SUPPORT} ${TEST_PACKAGES})

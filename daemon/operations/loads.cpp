@@ -118,11 +118,11 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
       ProgressTeller teller(job, progress, total);
       return prefetch::fill(*source, contents.layout, contents.memory, options_.prefetch, progress, job.stop());
     }();
-    auto done = CKPTD_TRY(std::move(result));
-    contents.tensor_digests = done.tensor_digests;
+    if (!result) return result;
+    contents.tensor_digests = result->tensor_digests;
     contents.identity = weights::identity_of(manifest, contents.tensor_digests);
     CKPTD_TRY(parts_.catalogue.finish_load(id, std::move(contents)));
-    return done;
+    return result;
   }();
   if (!filled) {
     auto error = filled.error().within("loading " + id.show());

@@ -33,7 +33,7 @@ class OtherUid(harness.Case):
     def test_a_rank_that_may_not_open_its_socket(self):
         daemon, engine = self.start({})
         answer = daemon.ctl("update", "m@1", seconds=40)
-        self.assert_fails(answer, ("timed_out", "denied"), "HOST-1", "uid", "rank_group")
+        self.assert_fails(answer, ("timed_out", "denied"), "HOST-1", "uid", "group")
         self.assert_alive(daemon)
         self.assertNotEqual(daemon.engine("e")["serving"], "m@1")
         # It still waits, and nobody can reach it: what the daemon can do is to say so.
