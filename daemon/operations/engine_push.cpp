@@ -3,15 +3,19 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <future>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "common/every.h"
 #include "common/units.h"
 #include "daemon/pipeline/arena.h"
 
 namespace ckptd::operations {
 namespace {
+
+constexpr std::chrono::milliseconds kTellInterval{50};
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -76,28 +80,13 @@ class RanksEnd {
   std::jthread timer_;
 };
 
-/// Tells the job how far the ranks are, a few times a second, while it lives.
-class ProgressTeller {
- public:
-  ProgressTeller(UpdateJob& job, const EnginePush& push, const pipeline::Progress& progress)
-      : thread_([&job, &push, &progress](std::stop_token stop) {
-          while (!stop.stop_requested()) {
-            tell(job, push, progress);
-            std::this_thread::sleep_for(std::chrono::milliseconds(50));
-          }
-          tell(job, push, progress);
-        }) {}
-
- private:
-  static void tell(UpdateJob& job, const EnginePush& push, const pipeline::Progress& progress) {
-    const auto connected = progress.connected.load();
-    job.stage(push.engine, connected < push.devices.size()
-                               ? fmt::format("waiting for ranks ({} of {})", connected, push.devices.size())
-                               : "pushing");
-    job.reloaded(push.engine, progress.reloaded_bytes);
-  }
-  std::jthread thread_;
-};
+void tell(UpdateJob& job, const EnginePush& push, const pipeline::Progress& progress) {
+  const auto connected = progress.connected.load();
+  job.stage(push.engine, connected < push.devices.size()
+                             ? fmt::format("waiting for ranks ({} of {})", connected, push.devices.size())
+                             : "pushing");
+  job.reloaded(push.engine, progress.reloaded_bytes);
+}
 
 nlohmann::json report_of(const EnginePush& push, const plan::Plan& plan, const pipeline::Report& report,
                          double engine_wait_seconds, double seconds) {
@@ -180,7 +169,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   EngineCall engine_call(*engine, std::move(call), options_.engine_timeout,
                          [&](const Result<std::string>& answer) { ranks_end.engine_answered(answer); });
   auto pushed = [&] {
-    ProgressTeller teller(job, push, progress);
+    Every teller(kTellInterval, [&] { tell(job, push, progress); });
     return pipeline::push(plan, contents.manifest, resting, std::move(lanes), options_.deadlines, before_first_bucket,
                           progress, ranks_end.token());
   }();

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <future>
 #include <nlohmann/json.hpp>
-#include <thread>
 
+#include "common/every.h"
 #include "common/units.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/show.h"
@@ -12,21 +12,7 @@
 namespace ckptd::operations {
 namespace {
 
-/// Tells the job how far the readers are, a few times a second, while it lives.
-class ProgressTeller {
- public:
-  ProgressTeller(jobs::Handle& job, const prefetch::Progress& progress, std::uint64_t total_bytes)
-      : thread_([&job, &progress, total_bytes](std::stop_token stop) {
-          while (!stop.stop_requested()) {
-            job.progress(progress.read_bytes, total_bytes);
-            std::this_thread::sleep_for(std::chrono::milliseconds(50));
-          }
-          job.progress(progress.read_bytes, total_bytes);
-        }) {}
-
- private:
-  std::jthread thread_;
-};
+constexpr std::chrono::milliseconds kTellInterval{50};
 
 std::string load_result(const catalogue::View& view, double read_seconds, double seconds, bool already_resident) {
   return nlohmann::json{{"checkpoint", view.id.show()},     {"identity", view.identity},
@@ -39,34 +25,34 @@ std::string load_result(const catalogue::View& view, double read_seconds, double
 }  // namespace
 
 Result<api::Job> Service::load(const api::LoadRequest& request) {
-  const auto id = CKPTD_TRY(weights::CheckpointId::of(request.name, request.version));
-  const auto key = fmt::format("load {} {}", id.show(), request.source_uri);
-
   // A wrong directory, a conflict or a budget that is too small is worth an answer of its own rather than a job to look
   // up: the request waits, briefly, until the load is accepted or has failed. A slow file system gets its job.
   auto accepted = std::make_shared<std::promise<void>>();
   auto settled = accepted->get_future();
-  jobs::Record record;
-  {
-    std::lock_guard lock(starting_);
-    if (!request.idempotency_key.empty())
-      if (auto earlier = parts_.jobs.with_idempotency_key(key, request.idempotency_key); earlier && !earlier->error)
-        return show(*earlier);
-    if (auto running = parts_.jobs.running_with_key(key)) return show(*running);
-    auto body = [this, request, id, accepted](jobs::Handle& job) {
-      return run_load(request, id, job, [accepted] { accepted->set_value(); });
-    };
-    record = CKPTD_TRY(parts_.jobs.start({"load", id.show(), key, request.idempotency_key}, std::move(body)));
-  }
+  const auto started = CKPTD_TRY(start_load(request, [accepted] { accepted->set_value(); }));
   const auto deadline = Deadline::in(std::chrono::seconds(2));
   while (!deadline.passed() && settled.wait_for(std::chrono::milliseconds(5)) != std::future_status::ready) {
-    auto now = parts_.jobs.find(record.id);
+    const auto now = parts_.jobs.find(started.id);
     if (!now || now->state != jobs::State::running) break;
   }
-  auto now = parts_.jobs.find(record.id);
-  if (!now) return show(record);
+  const auto now = parts_.jobs.find(started.id);
+  if (!now) return show(started);
   if (now->error) return std::unexpected(Error(*now->error).with_fact("job", now->id));
   return show(*now);
+}
+
+Result<jobs::Record> Service::start_load(const api::LoadRequest& request, std::function<void()> accepted) {
+  const auto id = CKPTD_TRY(weights::CheckpointId::of(request.name, request.version));
+  const auto key = fmt::format("load {} {}", id.show(), request.source_uri);
+  std::lock_guard lock(starting_);
+  if (!request.idempotency_key.empty())
+    if (auto earlier = parts_.jobs.with_idempotency_key(key, request.idempotency_key); earlier && !earlier->error)
+      return *std::move(earlier);
+  if (auto running = parts_.jobs.running_with_key(key)) return *std::move(running);
+  return parts_.jobs.start({"load", id.show(), key, request.idempotency_key},
+                           [this, request, id, accepted = std::move(accepted)](jobs::Handle& job) {
+                             return run_load(request, id, job, accepted);
+                           });
 }
 
 Result<std::string> Service::answer_resident(const catalogue::View& there, const weights::Manifest& found, bool keep) {
@@ -115,7 +101,7 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
     job.stage("reading");
     prefetch::Progress progress;
     auto result = [&] {
-      ProgressTeller teller(job, progress, total);
+      Every teller(kTellInterval, [&] { job.progress(progress.read_bytes, total); });
       return prefetch::fill(*source, contents.layout, contents.memory, options_.prefetch, progress, job.stop());
     }();
     if (!result) return result;
@@ -141,8 +127,8 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
 void Service::start_preloads() {
   for (const auto& preload : options_.preloads) {
     auto id = weights::CheckpointId::parse(preload.checkpoint);
-    auto job = id ? load({id->name, id->version, preload.source, preload.keep, {}})
-                  : Result<api::Job>(std::unexpected(id.error()));
+    auto job = id ? start_load({id->name, id->version, preload.source, preload.keep, {}}, [] {})
+                  : Result<jobs::Record>(std::unexpected(id.error()));
     if (!job) spdlog::error("preload {}: {}", preload.checkpoint, job.error().sentence);
   }
 }
@@ -150,16 +136,27 @@ void Service::start_preloads() {
 std::vector<std::string> Service::missing_preloads() const {
   std::vector<std::string> sentences;
   for (const auto& preload : options_.preloads) {
-    auto id = weights::CheckpointId::parse(preload.checkpoint);
-    auto view = id ? parts_.catalogue.view(*id) : std::nullopt;
-    if (!view)
-      sentences.push_back(fmt::format("preload {} has not begun or could not begin", preload.checkpoint));
-    else if (view->error)
-      sentences.push_back(fmt::format("preload {} failed: {}", preload.checkpoint, view->error->sentence));
-    else if (view->state != catalogue::State::resident)
-      sentences.push_back(fmt::format("preload {} is {}", preload.checkpoint, catalogue::name_of(view->state)));
+    const auto id = weights::CheckpointId::parse(preload.checkpoint);
+    if (!id) {
+      sentences.push_back(fmt::format("preload {}: {}", preload.checkpoint, id.error().sentence));
+      continue;
+    }
+    const auto view = parts_.catalogue.view(*id);
+    if (view && view->state == catalogue::State::resident) continue;
+    if (const auto error = last_load_error(*id))
+      sentences.push_back(fmt::format("preload {} failed: {}", preload.checkpoint, error->sentence));
+    else
+      sentences.push_back(fmt::format("preload {} is {}", preload.checkpoint,
+                                      view ? catalogue::name_of(view->state) : "about to begin"));
   }
   return sentences;
+}
+
+/// Also of a load that failed before the catalogue knew of it: its directory may be missing.
+std::optional<Error> Service::last_load_error(const weights::CheckpointId& id) const {
+  for (const auto& record : parts_.jobs.list())
+    if (record.kind == "load" && record.subject == id.show()) return record.error;
+  return std::nullopt;
 }
 
 }  // namespace ckptd::operations

@@ -1,7 +1,7 @@
 // The use cases, one function a sentence; the only writer of catalogue and fleet.
 //
-// Every function here validates, decides and returns without waiting for disks, ranks or engines, except open_source
-// checks (a stat and a header for each file) and journal writes (one sync): control/ calls them on its worker threads,
+// Every function here validates, decides and returns without waiting for disks, ranks or engines, except journal writes
+// (one sync) and load(), which may wait two seconds for an early refusal: control/ calls them on its worker threads,
 // never on the thread that serves connections. What takes long runs as a job.
 #pragma once
 
@@ -23,8 +23,9 @@ class Operations {
  public:
   virtual ~Operations() = default;
 
-  /// Loads a version; the same running request answers with the same job; resident from the same files: the job that
-  /// loaded it.
+  /// Loads a version. The same running request answers with the same job; a version that is resident from the same files
+  /// is a job that ends at once. What fails within two seconds (a wrong directory, a conflict, the budget) is an error
+  /// here, with the job as a fact.
   virtual Result<api::Job> load(const api::LoadRequest& request) = 0;
   virtual Result<api::Job> update(const api::UpdateRequest& request) = 0;
   virtual Result<api::UpdatePreview> preview_update(const api::UpdateRequest& request) = 0;

@@ -61,6 +61,8 @@ class Service final : public Operations {
 
  private:
   // loads.cpp
+  /// `accepted` is called once the memory is reserved: from then on only the reading can fail.
+  Result<jobs::Record> start_load(const api::LoadRequest& request, std::function<void()> accepted);
   Result<std::string> run_load(const api::LoadRequest& request, const weights::CheckpointId& id, jobs::Handle& job,
                                const std::function<void()>& accepted);
   Result<std::string> answer_resident(const catalogue::View& there, const weights::Manifest& found, bool keep);
@@ -100,6 +102,7 @@ class Service final : public Operations {
   api::Engine show_engine(const journal::EngineRecord& record) const;
 
   std::vector<std::string> missing_preloads() const;
+  std::optional<Error> last_load_error(const weights::CheckpointId& id) const;
 
   Parts parts_;
   Options options_;

@@ -74,6 +74,15 @@ class RankFaults(harness.Case):
         # SGLang's answer is the first rank's: only the session knows.
         self.check_fault("HOST-1", "fail_load", 1, words=("HOST-1", "fail"), kinds=("peer_failed",))
 
+    def test_the_others_are_told_why(self):
+        daemon = self.start({**SHORT, "push": {"bucket": "512KiB", "fan_out": "broadcast"}})
+        self.shared.fault("HOST-1", "fail_load", 1)
+        self.assert_fails(daemon.ctl("update", "m@1"), "peer_failed", "HOST-1")
+        self.shared.wait_idle()
+        told = self.shared.calls()[-1]["ranks"]["HOST-0"]["error"]
+        self.assertIn("HOST-1", told)
+        self.assertIn("failed to load", told)
+
     def test_opening_the_memory_fails(self):
         self.check_fault("HOST-1", "fail_open", poisoned=None, words=("HOST-1",), kinds=("peer_failed",))
 

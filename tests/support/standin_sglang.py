@@ -236,16 +236,19 @@ class Server:
     def reset(self, _body):
         with self._state:
             self._misbehaviour = {"answer": "normal"}
+        restarted = []
         for rank in self.ranks:
             if rank.alive() and not rank.busy_with:
                 rank.ask({"cmd": "fault", "kind": "none"})
                 if rank.ask({"cmd": "forget"}).get("ok"):
                     continue
             rank.kill()
-            done = threading.Event()
-            self.restarts.append((rank, done))
-            self.wake_main()
+            restarted.append((rank, threading.Event()))
+        self.restarts += restarted
+        self.wake_main()
+        for rank, done in restarted:
             done.wait(30)
+            rank.ask({"cmd": "state"})  # answered once it has imported all it needs
         return {"ok": True}
 
     def misbehave(self, body):

@@ -1,0 +1,126 @@
+#include "tests/unit/operations/fakes.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "common/waker.h"
+
+namespace ckptd::tests {
+namespace {
+
+class FakeSession final : public ranks::Session {
+ public:
+  FakeSession(FakeEndpoints& endpoints, std::string engine, std::string device)
+      : endpoints_(endpoints), open_{fmt::format("ipc:///fake/{}", endpoints.opened.load()), engine, device} {}
+
+  const std::string& endpoint() const override { return open_.endpoint; }
+  const std::string& device() const override { return open_.device; }
+  ranks::Traits traits() const override { return {}; }
+  std::optional<ranks::Peer> peer() const override { return ranks::Peer{7, 0}; }
+  bool touched() const override { return false; }
+
+  Result<> offer(const device::Export&) override { return step(endpoints_.connect); }
+  Result<> reload(std::span<const ranks::TensorView>, std::uint32_t) override {
+    raises_ = endpoints_.fail_reload_on == open_.device;
+    return step(true);
+  }
+  Result<> release() override { return step(true); }
+  Result<> finish() override {
+    endpoints_.count_finished();
+    return step(true);
+  }
+
+  Result<Woken> wait(std::span<const int> wakers, Deadline deadline) override {
+    std::vector<pollfd> polled{{answered_.fd(), POLLIN, 0}};
+    for (int fd : wakers) polled.push_back({fd, POLLIN, 0});
+    if (::poll(polled.data(), polled.size(), deadline.poll_timeout_ms()) == 0)
+      return ckptd::fail(ErrorKind::timed_out, "{} did not answer", open_.device);
+    if (!(polled[0].revents & POLLIN)) return Woken::by_waker;
+    answered_.drain();
+    if (raises_) return ckptd::fail(ErrorKind::peer_failed, "{} raised in load_weights", open_.device);
+    return Woken::acknowledged;
+  }
+
+  void fail(const Error&) noexcept override {
+    ++endpoints_.failed;
+    endpoints_.keep(open_);
+  }
+  void discard() noexcept override { ++endpoints_.discarded; }
+
+ private:
+  Result<> step(bool answer) {
+    if (answer) answered_.wake();
+    return {};
+  }
+
+  FakeEndpoints& endpoints_;
+  ranks::OpenEndpoint open_;
+  Waker answered_ = *Waker::create();
+  bool raises_ = false;
+};
+
+}  // namespace
+
+Result<> FakeEndpoints::check_carriable(const weights::Manifest&) const {
+  if (uncarriable.empty()) return {};
+  return fail(ErrorKind::unsupported, "{}", uncarriable);
+}
+
+Result<std::unique_ptr<ranks::Session>> FakeEndpoints::open(std::string engine, std::string device) {
+  ++opened;
+  return std::make_unique<FakeSession>(*this, std::move(engine), std::move(device));
+}
+
+std::vector<ranks::OpenEndpoint> FakeEndpoints::in_custody() const {
+  std::lock_guard lock(mutex_);
+  return in_custody_;
+}
+
+void FakeEndpoints::on_closed(std::function<void(const std::string&)> callback) {
+  std::lock_guard lock(mutex_);
+  callback_ = std::move(callback);
+}
+
+void FakeEndpoints::keep(ranks::OpenEndpoint open) {
+  std::lock_guard lock(mutex_);
+  in_custody_.push_back(std::move(open));
+}
+
+void FakeEndpoints::close(const std::string& endpoint) {
+  std::function<void(const std::string&)> callback;
+  {
+    std::lock_guard lock(mutex_);
+    std::erase_if(in_custody_, [&](const auto& open) { return open.endpoint == endpoint; });
+    callback = callback_;
+  }
+  if (callback) callback(endpoint);
+}
+
+Result<std::string> FakeEngine::call_update(const fleet::UpdateCall& call, std::chrono::milliseconds,
+                                            std::stop_token stop) {
+  ++behaviour_->calls;
+  {
+    std::lock_guard lock(behaviour_->mutex);
+    behaviour_->last_call = call;
+  }
+  if (behaviour_->refuses) return fail(ErrorKind::peer_failed, "engine fake: it said no");
+  if (behaviour_->early_success) return "fine";
+  const auto wanted = static_cast<int>(call.endpoints.size());
+  const auto failed_before = endpoints_.failed.load(), finished_before = endpoints_.finished();
+  while (!stop.stop_requested()) {
+    if (!behaviour_->never_answers && endpoints_.failed > failed_before)
+      return fail(ErrorKind::peer_failed, "engine fake: its ranks raised");
+    if (!behaviour_->never_answers && endpoints_.finished() - finished_before >= wanted) return "done";
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return fail(ErrorKind::cancelled, "engine fake: the call was given up");
+}
+
+Result<> FakeEngine::ping(std::chrono::milliseconds) {
+  if (behaviour_->gone) return fail(ErrorKind::unavailable, "engine fake: nobody listens");
+  return {};
+}
+
+}  // namespace ckptd::tests
