@@ -208,7 +208,7 @@ Result<LaneReport> run_lane(Lane& lane, Together& together) {
   auto report = prepared_run(lane, together);
   if (!report) {
     together.failed(report.error());
-    const auto& reason = *together.first_error();
+    const Error reason = *together.first_error();
     if (lane.member) lane.member->abort(reason);
     lane.session->fail(reason);
   }

@@ -97,7 +97,8 @@ def main():
         both_fit = available_memory() > 6 * size
         budget = size * (2 if both_fit else 1) + size // 8 + (64 << 20)
         daemon = harness.Daemon({"": {"log_level": "info"}, "store": {"budget": str(budget), "lock": "try"},
-                                 "push": {}}).start()
+                                 "push": {}})
+        daemon.start()
         engine = harness.Engine(DEVICES, ranks=arguments.worker)
         daemon.must("engine", "add", "sglang-0", "--kind", "sglang", "--endpoint", engine.endpoint, "--checkpoint", "demo")
         peak = memcpy_peak()

@@ -343,8 +343,13 @@ class Engine:
             command += ["--api-key", api_key]
         # One thread each: ranks that fill all cores with copies starve the rest of the test.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        self.process = Process("stand-in", command, os.path.join(self.directory, "engine.log"), environment, True)
-        self.address = self._read_address()
+        self.process = None
+        try:
+            self.process = Process("stand-in", command, os.path.join(self.directory, "engine.log"), environment, True)
+            self.address = self._read_address()
+        except BaseException:  # an interrupt too: nothing may stay behind
+            self.close()
+            raise
 
     def _read_address(self):
         import select
@@ -352,7 +357,6 @@ class Engine:
         ready, _, _ = select.select([self.process.popen.stdout], [], [], 120 * PATIENCE)
         words = self.process.popen.stdout.readline().decode().split() if ready else []
         if len(words) != 2 or words[0] != "ready":
-            self.process.end(5)
             raise AssertionError(f"the stand-in engine did not start: {words}\n{self.process.log()}")
         return words[1]
 
@@ -414,12 +418,13 @@ class Engine:
             rank["busy_with"] == "update" for rank in self.state()["ranks"]))
 
     def close(self):
-        self.process.end(5)
-        self.final_log = self.process.log()
+        if self.process:
+            self.process.end(5)
+            self.final_log = self.process.log()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self):
-        return getattr(self, "final_log", None) or self.process.log()
+        return getattr(self, "final_log", None) or (self.process.log() if self.process else "")
 
 
 class Case(unittest.TestCase):

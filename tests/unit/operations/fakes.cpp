@@ -108,11 +108,10 @@ Result<std::string> FakeEngine::call_update(const fleet::UpdateCall& call, std::
   if (behaviour_->refuses) return fail(ErrorKind::peer_failed, "engine fake: it said no");
   if (behaviour_->early_success) return "fine";
   const auto wanted = static_cast<int>(call.endpoints.size());
-  const auto failed_before = endpoints_.failed.load(), finished_before = endpoints_.finished();
   while (!stop.stop_requested()) {
-    if (!behaviour_->never_answers && endpoints_.failed > failed_before)
+    if (!behaviour_->never_answers && endpoints_.failed > failed_before_)
       return fail(ErrorKind::peer_failed, "engine fake: its ranks raised");
-    if (!behaviour_->never_answers && endpoints_.finished() - finished_before >= wanted) return "done";
+    if (!behaviour_->never_answers && endpoints_.finished() - finished_before_ >= wanted) return "done";
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return fail(ErrorKind::cancelled, "engine fake: the call was given up");

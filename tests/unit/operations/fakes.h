@@ -59,7 +59,10 @@ class FakeEngine final : public fleet::Engine {
     fleet::UpdateCall last_call;
   };
   FakeEngine(std::shared_ptr<Behaviour> behaviour, FakeEndpoints& endpoints)
-      : behaviour_(std::move(behaviour)), endpoints_(endpoints) {}
+      : behaviour_(std::move(behaviour)),
+        endpoints_(endpoints),
+        failed_before_(endpoints.failed),
+        finished_before_(endpoints.finished()) {}
 
   Result<std::string> call_update(const fleet::UpdateCall& call, std::chrono::milliseconds timeout,
                                   std::stop_token stop) override;
@@ -68,6 +71,7 @@ class FakeEngine final : public fleet::Engine {
  private:
   std::shared_ptr<Behaviour> behaviour_;
   FakeEndpoints& endpoints_;
+  int failed_before_, finished_before_;  ///< at its making: its ranks may be faster than its call
 };
 
 }  // namespace ckptd::tests
