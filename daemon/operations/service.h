@@ -74,7 +74,7 @@ class Service final : public Operations {
   };
   Result<Admitted> admit(const api::UpdateRequest& request, const weights::CheckpointId& id);
   Result<std::vector<journal::EngineRecord>> chosen_engines(const api::UpdateRequest& request) const;
-  Result<std::string> run_update(const Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job);
+  Result<std::string> run_update(Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job);
   Result<> claim_engines(const std::vector<EnginePush>& pushes);
   void name_claims(const std::vector<EnginePush>& pushes, const std::string& job);
   void release_engines(const std::vector<EnginePush>& pushes);

@@ -198,11 +198,11 @@ Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Ver
 
 }  // namespace
 
-Result<std::string> Service::run_update(const Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job) {
+Result<std::string> Service::run_update(Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job) {
   const auto start = Clock::now();
   const auto lease = CKPTD_TRY(parts_.catalogue.lease(id, job.id()));
-  const auto total = admitted.lease->manifest.tensor_bytes();
-  UpdateJob shared(job, total, admitted.pushes);
+  admitted.lease = {};  // the job's own lease names the job
+  UpdateJob shared(job, lease->manifest.tensor_bytes(), admitted.pushes);
 
   std::vector<Verdict> verdicts;
   for (const auto& push : admitted.pushes) verdicts.push_back({push.engine, nlohmann::json{}});

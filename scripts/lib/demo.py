@@ -81,12 +81,20 @@ def print_table(rows, peak):
     print(f"{'':10} {'memcpy, one thread':28} {'':13} {'':9} {peak / 1e9:7.2f}")
 
 
+def leave(number, _frame):
+    """Ends the demo through its clean-up, which a second signal must not cut short."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--worker", choices=("torch", "reference"), required=True)
     parser.add_argument("--checkpoint")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
 
     scratch = tempfile.mkdtemp(prefix="ckptd-demo-")
     daemon = engine = None
@@ -113,8 +121,6 @@ def main():
             if part:
                 print(f"---- log of {type(part).__name__.lower()}\n{part.log()}", file=sys.stderr)
         sys.exit(f"demo: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
     finally:
         for part in (engine, daemon):
             if part:

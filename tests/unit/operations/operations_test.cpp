@@ -251,6 +251,7 @@ TEST_CASE("repeated and colliding updates") {
   auto evicted = house.operations->evict("m", "1", false);
   REQUIRE_FALSE(evicted);
   CHECK(evicted.error().kind == ErrorKind::busy);
+  CHECK(says(evicted.error(), first->id));
   CHECK(house.operations->remove_engine("e").error().kind == ErrorKind::busy);
 
   REQUIRE(house.operations->cancel_job(first->id, false));  // nothing was sent yet: clean
