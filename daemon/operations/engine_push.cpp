@@ -120,10 +120,11 @@ std::uint64_t common_arena_bytes(const std::vector<pipeline::Lane>& lanes) {
 
 /// An update has succeeded when every rank acknowledged every step and the engine says so too.
 Result<> judge(const EnginePush& push, const Result<pipeline::Report>& pushed, const Result<std::string>& answer,
-               const pipeline::Progress& progress) {
+               const pipeline::Progress& progress, bool cancelled) {
   if (pushed && answer) return {};
   if (pushed) return std::unexpected(answer.error().within("every rank took all weights, but the engine did not confirm"));
   const bool ended_by_us = pushed.error().kind == ErrorKind::cancelled;
+  if (ended_by_us && cancelled) return std::unexpected(pushed.error());  // what the engine makes of it is no news
   if (ended_by_us && answer)
     return fail(ErrorKind::peer_failed,
                 "the engine answered success while its ranks had not finished ({} of {} had connected, {} were "
@@ -177,7 +178,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   job.stage(push.engine, "waiting for the engine's answer");
   const auto answer = engine_call.answer_within(pushed ? options_.deadlines.finish : options_.answer_grace, push.engine);
 
-  if (auto verdict = judge(push, pushed, answer, progress); !verdict) {
+  if (auto verdict = judge(push, pushed, answer, progress, job.stop().stop_requested()); !verdict) {
     write_failure(push, job.id(), verdict.error(), progress.touched);
     return std::unexpected(verdict.error());
   }

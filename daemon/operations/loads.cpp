@@ -8,6 +8,7 @@
 #include "common/units.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/show.h"
+#include "daemon/prefetch/identify.h"
 
 namespace ckptd::operations {
 namespace {
@@ -55,18 +56,30 @@ Result<jobs::Record> Service::start_load(const api::LoadRequest& request, std::f
                            });
 }
 
-Result<std::string> Service::answer_resident(const catalogue::View& there, const weights::Manifest& found, bool keep) {
-  const auto stamp = weights::source_stamp_of(found).hex();
-  if (stamp != there.source_stamp)
-    return std::unexpected(
-        Error{ErrorKind::conflict,
-              fmt::format("{} is resident with identity {}, read from files stamped {}; the files there now are "
-                          "stamped {}: they were changed or replaced. The bytes of a version never change: load them "
-                          "under another version, or evict this one first (ckptctl evict {} --forget)",
-                          there.id.show(), there.identity, there.source_stamp, stamp, there.id.show())}
-            .with_fact("resident_identity", there.identity)
-            .with_fact("resident_source", there.source_stamp)
-            .with_fact("found_source", stamp));
+Result<std::string> Service::answer_resident(const catalogue::View& there, const source::Source& source, bool keep,
+                                             jobs::Handle& job) {
+  const auto& manifest = source.manifest();
+  const auto stamp = weights::source_stamp_of(manifest).hex();
+  if (stamp != there.source_stamp) {
+    // Only their bytes tell whether files that were touched or copied are still the same version.
+    job.stage("comparing changed files with what is resident");
+    std::atomic<std::uint64_t> read_bytes = 0;
+    auto digests = [&] {
+      Every teller(kTellInterval, [&] { job.progress(read_bytes, manifest.tensor_bytes()); });
+      return prefetch::identify(source, read_bytes, job.stop());
+    }();
+    if (!digests) return std::unexpected(digests.error().within("reading the changed files of " + there.id.show()));
+    const auto found = weights::identity_of(manifest, *digests).hex();
+    if (found != there.identity)
+      return std::unexpected(
+          Error{ErrorKind::conflict,
+                fmt::format("{} is resident with identity {}, but the files now have identity {}: the bytes of a "
+                            "version never change. Load them under another version, or drop this one first (ckptctl "
+                            "evict {} --forget)",
+                            there.id.show(), there.identity, found, there.id.show())}
+              .with_fact("resident_identity", there.identity)
+              .with_fact("found_identity", found));
+  }
   if (keep) CKPTD_TRY(parts_.catalogue.set_kept(there.id, true));
   return load_result(there, 0, 0, true);
 }
@@ -78,7 +91,7 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
   auto source = CKPTD_TRY(source::open(request.source_uri, options_.source));
   const auto& manifest = source->manifest();
   if (auto there = parts_.catalogue.view(id); there && there->state == catalogue::State::resident)
-    return answer_resident(*there, manifest, request.keep);
+    return answer_resident(*there, *source, request.keep, job);
 
   CKPTD_TRY(parts_.catalogue.begin_load(id, request.source_uri, job.id(), request.keep));
   auto filled = [&]() -> Result<prefetch::Filled> {

@@ -65,7 +65,8 @@ class Service final : public Operations {
   Result<jobs::Record> start_load(const api::LoadRequest& request, std::function<void()> accepted);
   Result<std::string> run_load(const api::LoadRequest& request, const weights::CheckpointId& id, jobs::Handle& job,
                                const std::function<void()>& accepted);
-  Result<std::string> answer_resident(const catalogue::View& there, const weights::Manifest& found, bool keep);
+  Result<std::string> answer_resident(const catalogue::View& there, const source::Source& source, bool keep,
+                                      jobs::Handle& job);
 
   // updates.cpp
   struct Admitted {

@@ -217,9 +217,9 @@ Error WorkerSession::timed_out() const {
       ErrorKind::timed_out,
       fmt::format("no rank connected to {} within {}. Likely causes: the engine has not come to the update yet, "
                   "because running requests hold its lock; the rank's user may not open the socket (the directory "
-                  "{} has mode 0750 and the socket 0660, group {}: put the user into it); the rank is in a container "
-                  "without this directory; the rank's device is not {}",
-                  open_.endpoint, waited, directory.path().native(), directory.group(), open_.device)};
+                  "{} has mode 0750 and the socket 0660, owner uid {}, group {}: run the rank under that uid or put its "
+                  "user into the group); the rank is in a container without this directory; the rank's device is not {}",
+                  open_.endpoint, waited, directory.path().native(), ::geteuid(), directory.group(), open_.device)};
 }
 
 Error WorkerSession::uid_hint(Error error) const {

@@ -1,5 +1,6 @@
 #include "daemon/operations/operations.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <thread>
@@ -248,6 +249,8 @@ TEST_CASE("repeated and colliding updates") {
   CHECK(other.error().kind == ErrorKind::conflict);
   CHECK(says(other.error(), first->id));
 
+  const auto deadline = Deadline::in(5s);
+  while (house.behaviour->calls == 0 && !deadline.passed()) std::this_thread::sleep_for(1ms);
   auto evicted = house.operations->evict("m", "1", false);
   REQUIRE_FALSE(evicted);
   CHECK(evicted.error().kind == ErrorKind::busy);
@@ -351,6 +354,10 @@ TEST_CASE("loads: the same files again, changed files, other bytes after an evic
   auto changed = house.load("1", uri);
   REQUIRE_FALSE(changed);
   CHECK(changed.error().kind == ErrorKind::conflict);
+  const auto resident = house.operations->version("m", "1", false)->identity;
+  CHECK(says(changed.error(), resident));
+  CHECK(std::ranges::find(changed.error().facts, std::string("found_identity"), &std::pair<std::string, std::string>::first) !=
+        changed.error().facts.end());
   CHECK(house.operations->version("m", "1", false)->state == "resident");
 
   REQUIRE(house.operations->evict("m", "1", false));
@@ -388,4 +395,16 @@ TEST_CASE("readiness follows the preloads") {
   CHECK(status.not_ready[0].find("m@2") != std::string::npos);
   CHECK(status.not_ready[0].find("nowhere") != std::string::npos);
   CHECK(house.operations->version("m", "1", false)->kept);
+}
+
+TEST_CASE("files that were only touched are still the version that is resident") {
+  House house;
+  const auto uri = house.checkpoint("files", 1);
+  REQUIRE(house.load("1", uri)->state == "succeeded");
+  for (const auto& entry : std::filesystem::directory_iterator(house.folder / "files"))
+    std::filesystem::last_write_time(entry.path(), std::filesystem::file_time_type::clock::now());
+  auto again = house.load("1", uri);
+  REQUIRE(again);
+  CHECK(again->state == "succeeded");
+  CHECK(again->result.find("\"already_resident\":true") != std::string::npos);
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <mutex>
 
+#include "daemon/prefetch/identify.h"
 #include "daemon/prefetch/prefetch.h"
 #include "tests/unit/prefetch/memory_source.h"
 #include "tests/unit/store/fake_system_root.h"
@@ -291,4 +292,50 @@ TEST_CASE("memory that is too small or cut otherwise is our own mistake, not a c
   REQUIRE_FALSE(other_cut);
   CHECK(other_cut.error().kind == ErrorKind::internal);
   CHECK(source.reads == 0);
+}
+
+TEST_CASE("identify() finds the digests that fill() finds, and keeps nothing") {
+  const auto seed = std::random_device{}();
+  INFO("seed " << seed);
+  std::mt19937 random(seed);
+  for (int round = 0; round < 10; ++round) {
+    auto source = test::random_source(random, 10 << 20);
+    std::atomic<std::uint64_t> read_bytes = 0;
+    auto digests = identify(source, read_bytes, {});
+    REQUIRE(digests);
+    REQUIRE(*digests == digests_one_by_one(source));
+    CHECK(read_bytes == source.manifest().tensor_bytes());
+  }
+}
+
+TEST_CASE("identify() ends with the source's error, with a change, and with a stop request") {
+  auto source = one_tensor(5 << 20);
+  std::atomic<std::uint64_t> read_bytes = 0;
+  std::stop_source stop;
+  SECTION("a read fails") {
+    source.fault = [](int read, std::uint32_t, std::uint64_t) -> Result<> {
+      if (read == 1) return fail(ErrorKind::io, "the disk is gone");
+      return {};
+    };
+    CHECK(identify(source, read_bytes, {}).error().kind == ErrorKind::io);
+  }
+  SECTION("a file became shorter") {
+    source.resize_last_read = -1;
+    auto digests = identify(source, read_bytes, {});
+    REQUIRE_FALSE(digests);
+    CHECK(digests.error().kind == ErrorKind::corrupt);
+    CHECK(digests.error().sentence.find("a.safetensors") != std::string::npos);
+  }
+  SECTION("a file changed") {
+    source.changed = true;
+    CHECK(identify(source, read_bytes, {}).error().kind == ErrorKind::corrupt);
+  }
+  SECTION("stopped between two pieces") {
+    source.fault = [&](int, std::uint32_t, std::uint64_t) -> Result<> {
+      stop.request_stop();
+      return {};
+    };
+    CHECK(identify(source, read_bytes, stop.get_token()).error().kind == ErrorKind::cancelled);
+    CHECK(read_bytes == weights::kDigestPieceBytes);
+  }
 }
