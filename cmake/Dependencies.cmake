@@ -17,4 +17,5 @@ pkg_check_modules(libnuma REQUIRED IMPORTED_TARGET numa)     # daemon/store: whe
 pkg_check_modules(libsystemd REQUIRED IMPORTED_TARGET libsystemd)  # daemon/main: sd_notify
 if(CKPTD_TESTS)
   find_package(Catch2 2.13 REQUIRED)                         # tests
+  find_package(Python3 3.11 REQUIRED COMPONENTS Interpreter)   # tests: scripts of the includes rule, golden and e2e
 endif()

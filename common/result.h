@@ -71,7 +71,9 @@ T take(Result<T>& result) {
 
 }  // namespace ckptd
 
-/// The value of a Result, or return its error from the enclosing function. Not for coroutines.
+/// The value of a Result, or return its error from the enclosing function. Not for coroutines. Only as a whole statement
+/// or initialiser, or beside plain values: g++ does not destroy the other temporaries of an expression that it leaves in
+/// the middle (found by LeakSanitizer).
 #define CKPTD_TRY(expression)                                                              \
   __extension__({                                                                          \
     auto ckptd_result = (expression);                                                      \

@@ -75,7 +75,8 @@ Result<std::unique_ptr<Interrupts>> Interrupts::watch() {
     return std::unexpected(system_error(error, "block signals"));
   UniqueFd signals(::signalfd(-1, &set, SFD_CLOEXEC));
   if (!signals) return std::unexpected(system_error(errno, "listen for signals"));
-  return std::make_unique<Watching>(std::move(signals), CKPTD_TRY(Waker::create()));
+  auto waker = CKPTD_TRY(Waker::create());
+  return std::make_unique<Watching>(std::move(signals), std::move(waker));
 }
 
 void Interrupts::pause(std::stop_token stop, std::chrono::milliseconds span) {

@@ -122,8 +122,11 @@ Result<std::vector<std::unique_ptr<Member>>> make_group(const std::vector<device
     return fail(ErrorKind::internal, "a group of {} devices with {} names; both must be equal and not 0",
                 devices.size(), names.size());
   auto shared = std::make_shared<Shared>(names);
-  for (device::Device* device : devices)
-    shared->events.push_back({.ready = CKPTD_TRY(device->make_event()), .read = CKPTD_TRY(device->make_event())});
+  for (device::Device* device : devices) {
+    auto ready = CKPTD_TRY(device->make_event());
+    auto read = CKPTD_TRY(device->make_event());
+    shared->events.push_back({.ready = std::move(ready), .read = std::move(read)});
+  }
 
   std::vector<std::unique_ptr<Member>> members;
   for (std::uint32_t i = 0; i < devices.size(); ++i) members.push_back(std::make_unique<LocalMember>(i, shared));
