@@ -75,10 +75,11 @@ Result<std::string> decode_segment(std::string_view segment) {
 Result<Match> matched(const Route& route, const Request& request, const std::vector<std::string_view>& segments) {
   Match match{&route, Call{request, {}, {}}};
   auto pattern = segments_of(route.pattern);
-  for (std::size_t i = 0; i < pattern.size(); ++i)
-    if (is_variable(pattern[i]))
-      auto value = CKPTD_TRY(decode_segment(segments[i]));
-      match.call.path.emplace(pattern[i].substr(1, pattern[i].size() - 2), std::move(value));
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    if (!is_variable(pattern[i])) continue;
+    auto value = CKPTD_TRY(decode_segment(segments[i]));
+    match.call.path.emplace(pattern[i].substr(1, pattern[i].size() - 2), std::move(value));
+  }
   match.call.query = CKPTD_TRY(parse_query(request.query, route.query));
   return match;
 }
