@@ -18,7 +18,6 @@ struct Candidate {
   std::string engine;
   std::string checkpoint;            ///< NAME that the engine is registered for
   std::optional<VersionRef> serving;
-  bool poisoned = false;
 };
 
 /// `differences` says how `wanted`'s names, dtypes and shapes differ from what is served, if that is still known.

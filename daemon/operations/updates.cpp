@@ -115,8 +115,8 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
       if (auto schema = weights::Digest::from_hex(engine.serving->schema))
         if (auto served = parts_.catalogue.manifest_with_schema(*schema))
           differences = weights::schema_differences(contents.manifest, *served);
-    CKPTD_TRY(fleet::admit({engine.name, engine.checkpoint, reference(engine.serving), !engine.poisoned.empty()},
-                           id.name, {wanted.id, wanted.identity, wanted.schema}, differences, request.force));
+    CKPTD_TRY(fleet::admit({engine.name, engine.checkpoint, reference(engine.serving)}, id.name,
+                           {wanted.id, wanted.identity, wanted.schema}, differences, request.force));
     EnginePush push;
     push.engine = engine.name;
     push.kind = engine.kind;
