@@ -125,6 +125,11 @@ class Registry::Impl::JobHandle final : public Handle {
     job_.record.total_bytes = total_bytes;
   }
 
+  void took(StageTime stage) override {
+    std::scoped_lock lock(registry_.mutex);
+    job_.record.stages.push_back(std::move(stage));
+  }
+
   Result<> guard_against_cancel(std::string sentence) override {
     {
       std::scoped_lock lock(registry_.mutex);

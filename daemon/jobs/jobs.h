@@ -24,6 +24,13 @@ namespace ckptd::jobs {
 enum class State { running, succeeded, failed, cancelled };
 std::string_view name_of(State state);
 
+/// Where a job's time went. Stages may overlap, so their seconds need not add up to the job's.
+struct StageTime {
+  std::string name;  ///< one fixed lower-case word, fit for a metric's label: "read", "upload"
+  double seconds = 0;
+  std::uint64_t bytes = 0;  ///< that went through it; 0 where none do
+};
+
 struct Record {
   std::string id;        ///< "load-17", "update-18"
   std::string kind;      ///< "load", "update"
@@ -37,6 +44,7 @@ struct Record {
   std::string result;    ///< a JSON object, once succeeded
   std::chrono::system_clock::time_point started, ended;
   bool cancel_requested = false;
+  std::vector<StageTime> stages;  ///< told towards the end, also of one that failed
 };
 
 /// What a running job's function is given: how it tells progress and learns that it should stop.
@@ -48,6 +56,8 @@ class Handle {
   virtual std::stop_token stop() const = 0;
   virtual void stage(std::string text) = 0;
   virtual void progress(std::uint64_t done_bytes, std::uint64_t total_bytes) = 0;
+  /// Adds to Record::stages.
+  virtual void took(StageTime stage) = 0;
   /// From now on cancel() without force is refused with this sentence. cancelled when a cancel or the end of the
   /// daemon came first: then stop() is requested, and the job should end instead of doing what it wanted to guard.
   virtual Result<> guard_against_cancel(std::string sentence) = 0;

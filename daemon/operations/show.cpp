@@ -16,6 +16,7 @@ proto::control::Job show(const jobs::Record& record) {
   job.started = record.started;
   if (record.state != jobs::State::running) job.ended = record.ended;
   job.cancel_requested = record.cancel_requested;
+  for (const auto& stage : record.stages) job.stages.push_back({stage.name, stage.seconds, stage.bytes});
   return job;
 }
 

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "common/deadline.h"
 #include "common/result.h"
 #include "daemon/collective/group.h"
 #include "daemon/device/device.h"
@@ -53,6 +54,21 @@ struct Progress {
   std::atomic<bool> touched = false;               ///< some rank was sent a bucket
 };
 
+/// One stretch of a lane's time, for the update's record and trace. Spans of different kinds overlap.
+struct Span {
+  enum class What : std::uint8_t {
+    connect,  ///< from the offer until the rank has connected and opened the memory
+    upload,   ///< the device copies a bucket: from when the copy could start until it was there
+    reload,   ///< the rank loads a bucket: from the announcement until its acknowledgement
+    release,
+    finish,
+  };
+  What what = What::connect;
+  std::uint32_t bucket = 0;  ///< of upload and reload
+  std::uint64_t bytes = 0;   ///< of upload and reload
+  Clock::time_point begin, end;
+};
+
 struct LaneReport {
   std::string device;
   int pid = 0;
@@ -61,6 +77,7 @@ struct LaneReport {
   double upload_wait_seconds = 0, reload_wait_seconds = 0;  ///< the lane's thread was idle, waiting for this
   double push_seconds = 0;      ///< first bucket queued until the last acknowledged
   double finish_seconds = 0;    ///< release and finish
+  std::vector<Span> spans;      ///< in the order of their ends
 };
 
 struct Report {

@@ -85,6 +85,16 @@ Result<TensorInfo> parse_tensor(const json& value) {
   return tensor;
 }
 
+Result<StageTime> parse_stage(const json& value) {
+  StageTime stage;
+  ObjectReader reader(value, kReadingAnswer);
+  reader.required("name", stage.name);
+  reader.required("seconds", stage.seconds);
+  reader.optional("bytes", stage.bytes);
+  CKPTD_TRY(reader.finish());
+  return stage;
+}
+
 Result<DeviceStatus> parse_device(const json& value) {
   DeviceStatus device;
   ObjectReader reader(value, kReadingAnswer);
@@ -136,6 +146,7 @@ Result<Job> parse_job(const json& value) {
   read_time(reader, "ended", job.ended);
   if (const auto* error = reader.take("error")) job.error = parse_error({{"error", *error}});
   if (const auto* result = reader.take("result")) job.result = text_of(*result);
+  read_each(reader, "stages", job.stages, parse_stage);
   CKPTD_TRY(reader.finish());
   return job;
 }

@@ -76,6 +76,8 @@ json to_json(const Job& job) {
               {"cancel_requested", job.cancel_requested}};
   if (job.error) object["error"] = error_object(*job.error);
   if (!job.result.empty()) object["result"] = embedded(job.result);
+  for (const auto& stage : job.stages)
+    object["stages"].push_back({{"name", stage.name}, {"seconds", stage.seconds}, {"bytes", stage.bytes}});
   if (job.ended) object["ended"] = show_time(*job.ended);
   return object;
 }

@@ -51,6 +51,13 @@ struct EngineRequest {
 
 // ---- answers --------------------------------------------------------------------------------------------------------
 
+/// Where a job's time went; stages may overlap.
+struct StageTime {
+  std::string name;  ///< "read", "upload": the same words as the metrics' labels
+  double seconds = 0;
+  std::uint64_t bytes = 0;
+};
+
 struct Job {
   std::string id, kind, subject;
   std::string state;  ///< running, succeeded, failed, cancelled
@@ -61,6 +68,7 @@ struct Job {
   Time started{};
   std::optional<Time> ended;
   bool cancel_requested = false;
+  std::vector<StageTime> stages;  ///< told towards the end
 };
 
 struct TensorInfo {

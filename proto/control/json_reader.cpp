@@ -151,4 +151,9 @@ void ObjectReader::read(const json& value, std::string_view name, int& into) {
   into = static_cast<int>(number);
 }
 
+void ObjectReader::read(const json& value, std::string_view name, double& into) {
+  if (!value.is_number()) return wrong_type(value, name, "a number");
+  into = value.get<double>();
+}
+
 }  // namespace ckptd::proto::control

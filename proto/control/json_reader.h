@@ -78,6 +78,7 @@ class ObjectReader {
   void read(const nlohmann::json& value, std::string_view name, bool& into);
   void read(const nlohmann::json& value, std::string_view name, std::uint64_t& into);
   void read(const nlohmann::json& value, std::string_view name, int& into);
+  void read(const nlohmann::json& value, std::string_view name, double& into);
 
   template <class T>
   void read(const nlohmann::json& value, std::string_view name, std::vector<T>& into) {

@@ -206,6 +206,22 @@ TEST_CASE("keys find the running job, idempotency keys the newest one") {
   gate.open();
 }
 
+TEST_CASE("where the time went stays with the record, also of a job that fails") {
+  Registry registry(10);
+  auto job = registry.start(request("load"), [](Handle& handle) -> Result<std::string> {
+    handle.took({"reserve", 0.5, 1 << 20});
+    handle.took({"read", 2, 1 << 19});
+    return fail(ErrorKind::io, "the disk is gone");
+  });
+  auto record = registry.wait(job->id, soon());
+  REQUIRE(record);
+  CHECK(record->state == State::failed);
+  REQUIRE(record->stages.size() == 2);
+  CHECK(record->stages[0].name == "reserve");
+  CHECK(record->stages[1].seconds == 2);
+  CHECK(record->stages[1].bytes == 1 << 19);
+}
+
 TEST_CASE("a cancel stops the job, and its callbacks may tell progress") {
   Registry registry(10);
   Gate gate;

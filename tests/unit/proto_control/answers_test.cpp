@@ -30,7 +30,8 @@ Job a_job() {
           .result = R"({"seconds":1.5})",
           .started = kNoon,
           .ended = kNoon + std::chrono::seconds(61),
-          .cancel_requested = true};
+          .cancel_requested = true,
+          .stages = {{"read", 1.25, 7}, {"hash", 0.5, 0}}};
 }
 
 Engine an_engine() {
@@ -96,12 +97,21 @@ TEST_CASE("a job survives the journey") {
   CHECK(to_json(*job) == wire);
   CHECK(job->total_bytes == ~std::uint64_t{0});
   CHECK(job->ended == kNoon + std::chrono::seconds(61));
+  REQUIRE(job->stages.size() == 2);
+  CHECK(job->stages[0].name == "read");
+  CHECK(job->stages[0].seconds == 1.25);
+  CHECK(job->stages[0].bytes == 7);
+  for (auto broken : {R"([7])", R"({})", R"([{"name":"read","seconds":"1"}])"}) {
+    auto damaged = wire;
+    damaged["stages"] = json::parse(broken);
+    CHECK(complaint(parse_job(damaged)).find("stages") != std::string::npos);
+  }
 
   Job plain;
   plain.id = "load-1";
   plain.state = "running";
   auto running = to_json(plain);
-  for (auto absent : {"error", "result", "ended"}) CHECK_FALSE(running.contains(absent));
+  for (auto absent : {"error", "result", "ended", "stages"}) CHECK_FALSE(running.contains(absent));
   CHECK_FALSE(parse_job(running)->ended);
 
   plain.result = "{broken";
