@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "common/result.h"
 #include "daemon/config/config.h"
@@ -17,6 +18,8 @@ struct Draft {
 
 /// Applies the file over what is there.
 Result<> read_file(const std::string& file, Draft& draft);
+/// The same for a file's text; `file` is its name in errors.
+Result<> read_text(std::string_view text, const std::string& file, Draft& draft);
 
 /// What no key can check alone. Call it last.
 Result<> check(const Draft& draft);

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "common/files.h"
+#include "common/utf8.h"
 #include "daemon/config/draft.h"
 #include "daemon/config/keys.h"
 #include "daemon/config/suggestion.h"
@@ -8,6 +9,8 @@
 
 namespace ckptd::config {
 namespace {
+
+constexpr std::size_t kSentenceBytes = 2000;
 
 /// Walks the document of one file; its errors name file, line, column and key.
 class FileReader {
@@ -49,7 +52,7 @@ class FileReader {
       if (section != one.name && std::ranges::find(known, section) == known.end()) known.push_back(section);
     }
     known.insert(known.end(), {"preload", "engine"});
-    return refuse(node, "there is no key '{}'; {}", key, suggestion(key, known));
+    return refuse(node, "there is no key '{}'; {}", shown(key), suggestion(key, known));
   }
 
   Result<> read_section(const Node& section) {
@@ -94,7 +97,7 @@ class FileReader {
       if (key == keys.end()) {
         std::vector<std::string> known;
         for (const auto& one : keys) known.push_back(one.name);
-        return refuse(node, "[[{}]] has no key '{}'; {}", section, node.name, suggestion(node.name, known));
+        return refuse(node, "[[{}]] has no key '{}'; {}", section, shown(node.name), suggestion(node.name, known));
       }
       if (auto read = key->read(node, entry); !read)
         return std::unexpected(read.error().within(fmt::format("{}: {}.{}", place(node), section, node.name)));
@@ -113,9 +116,18 @@ class FileReader {
 Result<> read_file(const std::string& file, Draft& draft) {
   auto text = read_small_file(file);
   if (!text) return std::unexpected(text.error().within("cannot read the configuration"));
-  auto root = CKPTD_TRY(read_toml(*text, file));
-  draft.file = file;
-  return FileReader(draft).read(root);
+  return read_text(*text, file, draft);
+}
+
+Result<> read_text(std::string_view text, const std::string& file, Draft& draft) {
+  auto read = [&]() -> Result<> {
+    auto root = CKPTD_TRY(read_toml(text, file));
+    draft.file = file;
+    return FileReader(draft).read(root);
+  }();
+  // Keys and values of the file are quoted all over; here none of them can break a line or drive a terminal.
+  if (!read) read.error().sentence = shown(read.error().sentence, kSentenceBytes);
+  return read;
 }
 
 }  // namespace ckptd::config

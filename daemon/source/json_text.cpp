@@ -3,26 +3,6 @@
 #include <algorithm>
 
 namespace ckptd::source {
-namespace {
-
-/// Bytes of the character that starts `text`, 0 if none does.
-std::size_t character_bytes(std::string_view text) {
-  const auto first = static_cast<unsigned char>(text.front());
-  const std::size_t bytes = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-  return bytes <= text.size() && is_utf8(text.substr(0, bytes)) ? bytes : 0;
-}
-
-std::size_t utf8_prefix_bytes(std::string_view text) {
-  std::size_t at = 0;
-  while (at < text.size()) {
-    auto bytes = character_bytes(text.substr(at));
-    if (bytes == 0) break;
-    at += bytes;
-  }
-  return at;
-}
-
-}  // namespace
 
 Result<simdjson::dom::element> parse_json(simdjson::dom::parser& parser, std::span<const std::byte> text,
                                           std::uint64_t first_byte) {
@@ -40,24 +20,6 @@ Result<simdjson::dom::element> parse_json(simdjson::dom::parser& parser, std::sp
                   simdjson::error_message(error));
   }
 }
-
-std::string shown(std::string_view text) {
-  constexpr std::size_t kLimitBytes = 200;
-  std::string result;
-  while (!text.empty()) {
-    if (result.size() >= kLimitBytes) return result + "...";
-    const auto bytes = character_bytes(text);
-    const auto first = static_cast<unsigned char>(text.front());
-    if (bytes == 0 || first < 0x20 || first == 0x7f)
-      result += fmt::format("\\x{:02x}", first);
-    else
-      result += text.substr(0, bytes);
-    text.remove_prefix(std::max<std::size_t>(bytes, 1));
-  }
-  return result;
-}
-
-bool is_utf8(std::string_view text) { return simdjson::validate_utf8(text.data(), text.size()); }
 
 std::optional<std::string_view> repeated(std::vector<std::string_view> keys) {
   std::ranges::sort(keys);

@@ -1,4 +1,4 @@
-// JSON that came from a file: parsed within bounds, and texts of it made fit for a message. Pure.
+// JSON that came from a file, parsed within bounds. Pure.
 #pragma once
 
 #include <simdjson.h>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/result.h"
+#include "common/utf8.h"
 
 namespace ckptd::source {
 
@@ -19,12 +20,6 @@ namespace ckptd::source {
 /// file.
 Result<simdjson::dom::element> parse_json(simdjson::dom::parser& parser, std::span<const std::byte> text,
                                           std::uint64_t first_byte);
-
-/// A text of the input as a message may carry it: valid UTF-8 without control characters, at most 200 bytes of it.
-std::string shown(std::string_view text);
-
-/// Whether a text has only whole UTF-8 characters: an escape in JSON can name half a surrogate pair.
-bool is_utf8(std::string_view text);
 
 /// Some text that stands in `keys` more than once. Takes n log n steps for any input, which a hash table would not.
 std::optional<std::string_view> repeated(std::vector<std::string_view> keys);

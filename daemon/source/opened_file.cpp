@@ -15,7 +15,7 @@
 namespace ckptd::source {
 namespace {
 
-std::string shown(const std::filesystem::path& path) { return source::shown(path.native()); }
+std::string shown(const std::filesystem::path& path) { return ckptd::shown(path.native()); }
 
 std::unexpected<Error> system_failure(int error_number, std::string_view verb, const std::filesystem::path& path) {
   return std::unexpected(system_error(error_number, fmt::format("{} {}", verb, shown(path))));

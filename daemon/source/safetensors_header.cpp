@@ -166,6 +166,7 @@ Result<std::vector<Tensor>> tensors_of(simdjson::dom::object entries, std::uint6
   std::vector<Tensor> tensors;
   std::vector<std::string_view> names;
   for (auto [name, value] : entries) {
+    // An escape in JSON can name half a surrogate pair.
     if (!is_utf8(name)) return corrupt("the name of tensor '{}' has half a surrogate pair", shown(name));
     names.push_back(name);
     if (name == "__metadata__") {

@@ -1,6 +1,6 @@
 #include "proto/checkpoint_engine/messages.h"
 
-#include "proto/checkpoint_engine/utf8.h"
+#include "common/utf8.h"
 #include "proto/pickle/writer.h"
 
 namespace ckptd::proto::checkpoint_engine {

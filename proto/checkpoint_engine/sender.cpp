@@ -1,6 +1,6 @@
 #include "proto/checkpoint_engine/sender.h"
 
-#include "proto/checkpoint_engine/utf8.h"
+#include "common/utf8.h"
 
 namespace ckptd::proto::checkpoint_engine {
 namespace {
@@ -40,7 +40,7 @@ std::string_view summary_of(std::string_view traceback) {
   traceback = traceback.substr(0, end + 1);
   auto line_break = traceback.find_last_of('\n');
   if (line_break != std::string_view::npos) traceback.remove_prefix(line_break + 1);
-  return traceback.substr(0, kSummaryLimitBytes);
+  return traceback;
 }
 
 }  // namespace
@@ -74,7 +74,7 @@ Result<> Sender::received(std::string_view reply) {
     state_ = State::failed;
     if (reply.size() > kTracebackLimitBytes) reply.remove_prefix(reply.size() - kTracebackLimitBytes);
     auto traceback = replace_invalid_utf8(reply);
-    auto summary = replace_invalid_utf8(summary_of(traceback));  // the cut may have split a character
+    auto summary = shown(summary_of(traceback), kSummaryLimitBytes);
     return std::unexpected(Error{ErrorKind::peer_failed,
                                  fmt::format("the rank failed to {}: {}", task_in(answered), summary),
                                  std::move(traceback)});

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/utf8.h"
+
 namespace ckptd::proto::sglang {
 namespace {
 
@@ -14,8 +16,8 @@ std::string dumped(const json& value) {
 }
 
 std::string cut(std::string_view text) {
-  std::string shown(text.substr(0, kQuotedBytes));
-  return shown.size() < text.size() ? shown + "..." : shown;
+  auto kept = replace_invalid_utf8(text.substr(0, kQuotedBytes));
+  return text.size() > kQuotedBytes ? kept + "..." : kept;
 }
 
 /// The route answers with "message", SGLang's error handlers with "message" or "error" (a text or an object with a
@@ -46,7 +48,7 @@ bool says_success(const json& answer) {
 Result<std::string> read_ok(const json& answer, std::string words) {
   if (says_success(answer)) return answer.contains("message") ? words : std::string();
   if (answer.is_object() && answer.contains("success"))
-    return refusal(ErrorKind::peer_failed, fmt::format("the server answered 200 but reports a failure: {}", words),
+    return refusal(ErrorKind::peer_failed, fmt::format("the server answered 200 but reports a failure: {}", shown(words)),
                    words);
   return refusal(ErrorKind::peer_failed,
                  "the server answered 200 without \"success\": true, so nobody knows whether it has the weights; "
@@ -90,7 +92,7 @@ Result<std::string> read_update_answer(unsigned status, std::string_view body) {
   }
   auto whose = status >= 500 ? "the server failed" : "the server refused the update";
   return refusal(ErrorKind::peer_failed,
-                 fmt::format("{} ({}): {}", whose, status, words.empty() ? "no reason given" : words), words);
+                 fmt::format("{} ({}): {}", whose, status, words.empty() ? "no reason given" : shown(words)), words);
 }
 
 }  // namespace ckptd::proto::sglang

@@ -17,12 +17,13 @@ as_root() {
   fi
 }
 
-# Needs the network only while a package is missing.
+# install_debian_packages [LIST...]: those of debian-packages.txt and of further lists. Needs the network only while a
+# package is missing.
 install_debian_packages() {
   local package missing=()
   while read -r package; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
-  done < <(grep -v '^#' scripts/debian-packages.txt)
+  done < <(grep -hv '^#' scripts/debian-packages.txt "$@")
   [ "${#missing[@]}" -eq 0 ] && return
   say "installing Debian packages: ${missing[*]}"
   as_root apt-get update -q

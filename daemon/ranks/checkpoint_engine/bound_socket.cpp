@@ -12,8 +12,8 @@
 namespace ckptd::ranks::checkpoint_engine {
 namespace {
 
-constexpr std::size_t kLettersLength = 8;
-constexpr std::size_t kEnvelopeFrames = 2;
+using proto::checkpoint_engine::Envelope;
+
 /// A reply is empty or a traceback. A peer that sends more is disconnected by ZeroMQ.
 constexpr std::int64_t kReplyLimitBytes = 16 << 20;
 constexpr int kRepliesQueued = 64;
@@ -29,7 +29,7 @@ Result<BoundSocket> BoundSocket::bind(std::shared_ptr<zmq::context_t> context,
   bound.directory_ = std::move(directory);
   bound.name_ = name;
   bound.endpoint_ = bound.directory_->endpoint_of(name);
-  bound.letters_ = random_name(kLettersLength);
+  bound.envelope_ = Envelope(random_name(Envelope::kLetters));
   bound.directory_->remove_stale(name);
   try {
     bound.configure_and_bind();
@@ -123,17 +123,10 @@ Peer BoundSocket::credentials_of(int fd) const {
   return {credentials.pid, credentials.uid};
 }
 
-std::string BoundSocket::correlation_frame() const {
-  auto frame = letters_;
-  for (int shift = 24; shift >= 0; shift -= 8) frame.push_back(static_cast<char>(number_ >> shift));
-  return frame;
-}
-
 bool BoundSocket::send(std::string_view message) {
   // Reading the events makes ZeroMQ take note of peers that have just connected, which sending alone may put off.
   if ((socket_.get(zmq::sockopt::events) & ZMQ_POLLOUT) == 0) return false;
-  ++number_;
-  auto frame = correlation_frame();
+  auto frame = envelope_.next_frame();
   using enum zmq::send_flags;
   if (!socket_.send(zmq::buffer(frame), sndmore | dontwait)) return false;
   // A message once begun is taken whole: its later frames go where the first one went.
@@ -146,22 +139,17 @@ std::optional<BoundSocket::Reply> BoundSocket::receive() {
   zmq::message_t frame;
   if (!socket_.recv(frame, zmq::recv_flags::dontwait)) return std::nullopt;
   std::vector<zmq::message_t> frames;
-  bool too_many = false, more = true;
+  bool more = true;
   while (more) {
     more = frame.more();
-    if (frames.size() <= kEnvelopeFrames)
-      frames.push_back(std::move(frame));
-    else
-      too_many = true;
+    // One more than there should be is enough to know that there are too many.
+    if (frames.size() <= Envelope::kFrames) frames.push_back(std::move(frame));
     if (more && !socket_.recv(frame, zmq::recv_flags::dontwait)) break;
   }
-  return classify(std::move(frames), too_many);
-}
-
-BoundSocket::Reply BoundSocket::classify(std::vector<zmq::message_t> frames, bool too_many) const {
-  if (too_many || frames.size() != kEnvelopeFrames + 1 || frames[1].size() != 0) return {Kind::malformed, {}};
-  bool answers_the_last = number_ != 0 && frames[0].to_string_view() == correlation_frame();
-  return {answers_the_last ? Kind::answer : Kind::stale, frames[2].to_string()};
+  std::vector<std::string_view> views;
+  for (const auto& each : frames) views.push_back(each.to_string_view());
+  const auto kind = envelope_.classify(views);
+  return Reply{kind, kind == proto::checkpoint_engine::ReplyKind::malformed ? std::string() : frames[2].to_string()};
 }
 
 std::array<zmq::pollitem_t, 2> BoundSocket::poll_items(bool wants_to_send) {

@@ -1,12 +1,7 @@
 // One bound endpoint: a ZeroMQ socket, the monitor that tells who connects and goes, and the file in the directory.
 //
 // The socket is a DEALER that writes a REQ's envelope by hand. A REQ would drop a reply that comes after a newer
-// request, and with it an error; a DEALER hands over everything, and the correlation frame tells what each reply
-// answers:
-//
-//   frame 1   12 bytes: 8 letters drawn for this socket, then the message's number, big-endian
-//   frame 2   empty: the end of the envelope, which the rank's REP keeps aside and sends back before its reply
-//   frame 3   the message
+// request, and with it an error; a DEALER hands over everything, and the envelope tells what each reply answers.
 //
 // Used by one thread at a time; handing it to another thread needs a lock or the like in between. Nothing blocks.
 // Functions throw zmq::error_t and std::bad_alloc: the room's own boundary turns them into errors. Closing removes the
@@ -26,6 +21,7 @@
 #include "common/result.h"
 #include "daemon/ranks/checkpoint_engine/socket_directory.h"
 #include "daemon/ranks/session.h"
+#include "proto/checkpoint_engine/envelope.h"
 
 namespace ckptd::ranks::checkpoint_engine {
 
@@ -52,13 +48,8 @@ class BoundSocket {
   /// False when no peer can take it now; nothing is queued for a peer that may come.
   bool send(std::string_view message);
 
-  enum class Kind {
-    answer,     ///< to the message that was sent last
-    stale,      ///< to an earlier message, of ours or of a predecessor's
-    malformed,  ///< not a REP's reply
-  };
   struct Reply {
-    Kind kind;
+    proto::checkpoint_engine::ReplyKind kind;
     std::string body;
   };
   std::optional<Reply> receive();
@@ -82,15 +73,12 @@ class BoundSocket {
   void disconnected(int fd);
   void refresh_peers();
   Peer credentials_of(int fd) const;
-  std::string correlation_frame() const;
-  Reply classify(std::vector<zmq::message_t> frames, bool too_many) const;
 
   std::shared_ptr<zmq::context_t> context_;
   std::shared_ptr<SocketDirectory> directory_;
   std::string name_, endpoint_;
   zmq::socket_t socket_, monitor_;
-  std::string letters_;
-  std::uint32_t number_ = 0;
+  proto::checkpoint_engine::Envelope envelope_;
   std::vector<Connection> connections_;
   std::vector<Peer> peers_;
   std::uint64_t arrivals_ = 0;

@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "proto/checkpoint_engine/utf8.h"
+#include "common/utf8.h"
 
 namespace ckptd::ranks::checkpoint_engine {
 namespace {
@@ -10,7 +10,7 @@ namespace {
 constexpr std::uint64_t kLargestExtent = std::numeric_limits<std::int64_t>::max();
 
 Result<> check_tensor(const weights::Tensor& tensor) {
-  if (!proto::checkpoint_engine::is_utf8(tensor.name))
+  if (!is_utf8(tensor.name))
     return fail(ErrorKind::unsupported, "its name is not UTF-8, and Python would refuse to read it");
   if (!torch_name_of(tensor.dtype))
     return fail(ErrorKind::unsupported, "torch has no type for {}; store the tensor in a type that torch has",
@@ -69,9 +69,9 @@ Result<> check_carriable(const weights::Manifest& manifest) {
     if (auto carriable = check_tensor(tensor); !carriable)
       return std::unexpected(carriable.error()
                                  .within(fmt::format("the checkpoint_engine protocol cannot carry tensor {}, {}",
-                                                     proto::checkpoint_engine::replace_invalid_utf8(tensor.name),
+                                                     shown(tensor.name),
                                                      weights::show_type(tensor)))
-                                 .with_fact("tensor", proto::checkpoint_engine::replace_invalid_utf8(tensor.name)));
+                                 .with_fact("tensor", shown(tensor.name)));
   return {};
 }
 

@@ -127,8 +127,8 @@ void WorkerSession::send_pending() {
 
 Result<bool> WorkerSession::take_reply() {
   while (auto reply = socket_->receive()) {
-    if (reply->kind == BoundSocket::Kind::stale) continue;
-    if (reply->kind == BoundSocket::Kind::malformed)
+    if (reply->kind == messages::ReplyKind::stale) continue;
+    if (reply->kind == messages::ReplyKind::malformed)
       return ckptd::fail(ErrorKind::peer_failed,
                          "the process on this endpoint does not speak the protocol of a rank: it "
                          "sent something that is no reply");

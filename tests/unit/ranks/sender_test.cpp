@@ -2,7 +2,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "proto/checkpoint_engine/utf8.h"
+#include "common/utf8.h"
 
 namespace ckptd::proto::checkpoint_engine {
 namespace {
@@ -109,13 +109,14 @@ TEST_CASE("a reply that nothing asked for is a failure, also when it is empty") 
 }
 
 TEST_CASE("tracebacks of any content become bounded UTF-8") {
-  auto text = GENERATE(std::string(1, '\0'), std::string("\n \n"), std::string("\xff\xfe"),
+  auto text = GENERATE(std::string(1, '\0'), std::string("\n \n"), std::string("\xff\xfe"), std::string("a\n\x1b[2J\x07"),
                        std::string(200'000, '\xf0'), std::string(100'000, 'x') + "\xc3\xa4\nE: end\xc3");
   auto sender = sender_in(State::reloading);
   auto received = sender.received(text);
   REQUIRE_FALSE(received);
   CHECK(is_utf8(received.error().sentence));
   CHECK(is_utf8(received.error().vendor));
+  CHECK(received.error().sentence == shown(received.error().sentence, 2'000));
   CHECK(received.error().sentence.size() < 2'000);
   CHECK(received.error().vendor.size() <= 3 * 64 * 1024);
 }

@@ -1,8 +1,8 @@
-#include "proto/checkpoint_engine/utf8.h"
+#include "common/utf8.h"
 
 #include <catch2/catch.hpp>
 
-namespace ckptd::proto::checkpoint_engine {
+namespace ckptd {
 
 TEST_CASE("valid UTF-8 stays as it is") {
   auto text = GENERATE(as<std::string>{}, "", "plain",
@@ -28,4 +28,22 @@ TEST_CASE("each byte that begins nothing becomes one replacement character") {
   for (auto text : {"\xff", "\xc3", "\xf0\x9f\x98", "x\xfe"}) CHECK_FALSE(is_utf8(text));
 }
 
-}  // namespace ckptd::proto::checkpoint_engine
+TEST_CASE("what others wrote is shown on one line, without anything that drives a terminal") {
+  CHECK(shown("plain gr\xc3\xb6\xc3\x9f" "e") == "plain gr\xc3\xb6\xc3\x9f" "e");
+  CHECK(shown("a\nb\t\x1b[2J\x7f") == "a\\x0ab\\x09\\x1b[2J\\x7f");
+  CHECK(shown(std::string_view("\0", 1)) == "\\x00");
+  CHECK(shown("\xc2\x9b" "31m") == "\\x9b" "31m");  // the one-character form of ESC [
+  CHECK(shown("\xc2\xa0") == "\xc2\xa0");
+  CHECK(shown("\xff\xc3") == "\\xff\\xc3");
+  CHECK(shown(std::string(300, 'x')) == std::string(200, 'x') + "...");
+  CHECK(shown("abc", 3) == "abc");
+  CHECK(shown("abcd", 3) == "abc...");
+}
+
+TEST_CASE("UTF-8 is counted up to the first byte that breaks it") {
+  CHECK(utf8_prefix_bytes("") == 0);
+  CHECK(utf8_prefix_bytes("gr\xc3\xb6\xff") == 4);
+  CHECK(utf8_prefix_bytes("a\xe6\x9d") == 1);
+}
+
+}  // namespace ckptd

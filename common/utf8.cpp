@@ -1,8 +1,10 @@
-#include "proto/checkpoint_engine/utf8.h"
+#include "common/utf8.h"
 
-#include <cstddef>
+#include <fmt/format.h>
 
-namespace ckptd::proto::checkpoint_engine {
+#include <algorithm>
+
+namespace ckptd {
 namespace {
 
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";
@@ -36,16 +38,26 @@ std::size_t sequence_at_front(std::string_view text) {
   return lead.length;
 }
 
+/// Of a whole character: U+0000 to U+001F, U+007F, and U+0080 to U+009F, whose last byte is their number.
+bool is_control(std::string_view character) {
+  const auto first = static_cast<unsigned char>(character[0]);
+  if (character.size() == 1) return first < 0x20 || first == 0x7f;
+  return character.size() == 2 && first == 0xc2 && static_cast<unsigned char>(character[1]) < 0xa0;
+}
+
 }  // namespace
 
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    auto length = sequence_at_front(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
+std::size_t utf8_prefix_bytes(std::string_view text) {
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const auto length = sequence_at_front(text.substr(at));
+    if (length == 0) break;
+    at += length;
   }
-  return true;
+  return at;
 }
+
+bool is_utf8(std::string_view text) { return utf8_prefix_bytes(text) == text.size(); }
 
 std::string replace_invalid_utf8(std::string_view text) {
   std::string valid;
@@ -58,4 +70,18 @@ std::string replace_invalid_utf8(std::string_view text) {
   return valid;
 }
 
-}  // namespace ckptd::proto::checkpoint_engine
+std::string shown(std::string_view text, std::size_t limit_bytes) {
+  std::string result;
+  while (!text.empty()) {
+    if (result.size() >= limit_bytes) return result + "...";
+    const auto length = sequence_at_front(text);
+    if (length == 0 || is_control(text.substr(0, length)))
+      result += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[length == 0 ? 0 : length - 1]));
+    else
+      result += text.substr(0, length);
+    text.remove_prefix(std::max<std::size_t>(length, 1));
+  }
+  return result;
+}
+
+}  // namespace ckptd
