@@ -119,4 +119,8 @@ Result<Answer<api::Status>> Client::status() const {
   return typed(CKPTD_TRY(call(request_for("GET", "/v1/status"))), api::parse_status);
 }
 
+Result<Answer<api::Reload>> Client::reload() const {
+  return typed(CKPTD_TRY(call(request_for("POST", "/v1/reload"))), api::parse_reload);
+}
+
 }  // namespace ckptd::ctl

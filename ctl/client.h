@@ -61,6 +61,7 @@ class Client {
   Result<nlohmann::json> remove_engine(const std::string& name) const;
 
   Result<Answer<api::Status>> status() const;
+  Result<Answer<api::Reload>> reload() const;
 
  private:
   Result<nlohmann::json> call(const http::Request& request,

@@ -2,11 +2,13 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <map>
 #include <sstream>
 #include <vector>
 
 #include "common/units.h"
 #include "common/version.h"
+#include "ctl/completion.h"
 #include "ctl/source_uri.h"
 
 namespace ckptd::ctl {
@@ -30,8 +32,16 @@ struct Typed {
   api::EngineRequest engine;
   bool json = false, keep = false, detach = false, dry_run = false, force = false, keep_cache = false, tensors = false,
        forget = false;
-  std::function<Result<Command>()> finish;  ///< of the chosen command
+  std::string shell;
+  std::function<Result<Command>()> finish;         ///< of the chosen command
+  std::map<const CLI::Option*, Stands> meanings;   ///< how a value is completed; not here: freely
 };
+
+/// Says what the value of an option or argument stands for.
+CLI::Option* stands_for(Stands what, Typed& typed, CLI::Option* option) {
+  typed.meanings[option] = what;
+  return option;
+}
 
 Result<CheckpointName> split_checkpoint(const std::string& text) {
   auto at = text.rfind('@');
@@ -82,7 +92,8 @@ void on_finish(CLI::App* app, Typed& typed, Make make) {
 /// A command whose only argument is NAME@VERSION.
 template <class Make>
 void on_checkpoint(CLI::App* app, Typed& typed, Make make) {
-  app->add_option("checkpoint", typed.checkpoint, "the version, as NAME@VERSION")->required();
+  stands_for(Stands::version, typed, app->add_option("checkpoint", typed.checkpoint, "the version, as NAME@VERSION"))
+      ->required();
   on_finish(app, typed, [make](const Typed& chosen) -> Result<Command> {
     return make(CKPTD_TRY(split_checkpoint(chosen.checkpoint)), chosen);
   });
@@ -96,17 +107,21 @@ void add_start_of_job(CLI::App* app, Typed& typed) {
 
 void add_load_and_update(CLI::App& app, Typed& typed) {
   auto* load = app.add_subcommand("load", "read a version from a directory into host memory");
-  load->add_option("checkpoint", typed.checkpoint, "the version, as NAME@VERSION")->required();
-  load->add_option("directory", typed.directory, "a directory of safetensors files, or a URI")->required();
+  stands_for(Stands::version, typed, load->add_option("checkpoint", typed.checkpoint, "the version, as NAME@VERSION"))
+      ->required();
+  stands_for(Stands::directory, typed,
+             load->add_option("directory", typed.directory, "a directory of safetensors files, or a URI"))
+      ->required();
   load->add_flag("--keep", typed.keep, "never evict it to make room");
   add_start_of_job(load, typed);
   on_finish(load, typed, finish_load);
 
   auto* update = app.add_subcommand("update", "bring engines to a loaded version");
-  update->add_option("checkpoint", typed.checkpoint, "the version, as NAME@VERSION")->required();
-  update
-      ->add_option("--engine", typed.engines,
-                   "only this engine; may be repeated. Default: all whose checkpoint is NAME")
+  stands_for(Stands::version, typed, update->add_option("checkpoint", typed.checkpoint, "the version, as NAME@VERSION"))
+      ->required();
+  stands_for(Stands::engine, typed,
+             update->add_option("--engine", typed.engines,
+                                "only this engine; may be repeated. Default: all whose checkpoint is NAME"))
       ->allow_extra_args(false);
   update->add_flag("--dry-run", typed.dry_run, "only show what it would do");
   update->add_flag("--force", typed.force, "even if names, shapes or dtypes differ from what an engine serves");
@@ -121,6 +136,8 @@ void add_checkpoints(CLI::App& app, Typed& typed) {
   on_finish(app.add_subcommand("list", "list the versions"), typed, [](const Typed&) { return ListVersions{}; });
   on_finish(app.add_subcommand("status", "show daemon, store, devices, engines and jobs"), typed,
             [](const Typed&) { return ShowStatus{}; });
+  on_finish(app.add_subcommand("reload", "have the daemon read its configuration again"), typed,
+            [](const Typed&) { return Reload{}; });
 
   auto* show = app.add_subcommand("show", "show one version");
   show->add_flag("--tensors", typed.tensors, "with its tensors");
@@ -143,13 +160,13 @@ void add_jobs(CLI::App& app, Typed& typed) {
   on_finish(job->add_subcommand("list", "list running and finished jobs"), typed,
             [](const Typed&) { return ListJobs{}; });
   auto* show = job->add_subcommand("show", "show one job");
-  show->add_option("id", typed.id, "the job, as in load-17")->required();
+  stands_for(Stands::job, typed, show->add_option("id", typed.id, "the job, as in load-17"))->required();
   on_finish(show, typed, [](const Typed& chosen) { return ShowJob{chosen.id}; });
   auto* watch = job->add_subcommand("watch", "wait for the end of a job and show its progress");
-  watch->add_option("id", typed.id, "the job, as in load-17")->required();
+  stands_for(Stands::job, typed, watch->add_option("id", typed.id, "the job, as in load-17"))->required();
   on_finish(watch, typed, [](const Typed& chosen) { return WatchJob{chosen.id}; });
   auto* cancel = job->add_subcommand("cancel", "ask a job to end");
-  cancel->add_option("id", typed.id, "the job, as in load-17")->required();
+  stands_for(Stands::job, typed, cancel->add_option("id", typed.id, "the job, as in load-17"))->required();
   cancel->add_flag("--force", typed.force,
                    "even an update that has begun to send weights: its engines become poisoned");
   on_finish(cancel, typed, [](const Typed& chosen) { return CancelJob{chosen.id, chosen.force}; });
@@ -159,26 +176,33 @@ void add_engines(CLI::App& app, Typed& typed) {
   auto* engine = app.add_subcommand("engine", "add, list, show and remove engines")->require_subcommand(1);
   auto* add = engine->add_subcommand("add", "record an engine, or change its record");
   add->add_option("name", typed.engine.name, "a name for the engine")->required();
-  add->add_option("--kind", typed.engine.kind, "what it is, as in sglang")->required();
+  stands_for(Stands::engine_kind, typed, add->add_option("--kind", typed.engine.kind, "what it is, as in sglang"))
+      ->required();
   add->add_option("--endpoint", typed.engine.endpoint, "where it listens: http://HOST:PORT or unix:PATH")->required();
-  add->add_option("--checkpoint", typed.engine.checkpoint, "the NAME whose versions it serves")->required();
-  add->add_option("--devices", typed.engine.devices, "the devices of its ranks, separated by commas. Default: all")
+  stands_for(Stands::checkpoint, typed,
+             add->add_option("--checkpoint", typed.engine.checkpoint, "the NAME whose versions it serves"))
+      ->required();
+  stands_for(Stands::device, typed,
+             add->add_option("--devices", typed.engine.devices,
+                             "the devices of its ranks, separated by commas. Default: all"))
       ->delimiter(',')
       ->allow_extra_args(false);
   on_finish(add, typed, [](const Typed& chosen) { return AddEngine{chosen.engine}; });
   on_finish(engine->add_subcommand("list", "list the engines"), typed, [](const Typed&) { return ListEngines{}; });
   auto* show = engine->add_subcommand("show", "show one engine");
-  show->add_option("name", typed.name, "the engine")->required();
+  stands_for(Stands::engine, typed, show->add_option("name", typed.name, "the engine"))->required();
   on_finish(show, typed, [](const Typed& chosen) { return ShowEngine{chosen.name}; });
   auto* remove = engine->add_subcommand("remove", "forget an engine; the engine itself is left alone");
-  remove->add_option("name", typed.name, "the engine")->required();
+  stands_for(Stands::engine, typed, remove->add_option("name", typed.name, "the engine"))->required();
   on_finish(remove, typed, [](const Typed& chosen) { return RemoveEngine{chosen.name}; });
 }
 
 void add_wait(CLI::App& app, Typed& typed) {
   auto* wait = app.add_subcommand("wait", "wait until a job has ended, or an engine is idle and serves its target");
-  wait->add_option("subject", typed.subject, "job/ID or engine/NAME")->required();
-  wait->add_option("--serving", typed.serving, "for an engine: NAME@VERSION to wait for instead of its target");
+  stands_for(Stands::subject, typed, wait->add_option("subject", typed.subject, "job/ID or engine/NAME"))->required();
+  stands_for(Stands::version, typed,
+             wait->add_option("--serving", typed.serving,
+                              "for an engine: NAME@VERSION to wait for instead of its target"));
   wait->add_option("--timeout", typed.timeout, "give up after this long, as in 90s or 10m")->capture_default_str();
   on_finish(wait, typed, finish_wait);
 }
@@ -188,20 +212,129 @@ void add_all(CLI::App& app, Typed& typed) {
   app.require_subcommand(1);
   app.fallthrough();
   app.set_version_flag("--version", fmt::format("ckptctl {}", kVersion));
-  app.add_option("--socket", typed.socket, "the daemon's control socket")->capture_default_str();
+  stands_for(Stands::file, typed, app.add_option("--socket", typed.socket, "the daemon's control socket"))
+      ->capture_default_str();
   app.add_flag("--json", typed.json, "print exactly one JSON object on stdout");
   add_load_and_update(app, typed);
   add_checkpoints(app, typed);
   add_jobs(app, typed);
   add_engines(app, typed);
   add_wait(app, typed);
+  auto* completion = app.add_subcommand("completion", "print the completion script of a shell");
+  stands_for(Stands::shell, typed, completion->add_option("shell", typed.shell, "bash, fish or zsh"))->required();
+  on_finish(completion, typed, [](const Typed& chosen) { return ShowCompletionScript{chosen.shell}; });
   app.footer(kExamples);  // after the commands, which would inherit it
 }
 
+// ---- the same tables, read for completion ----
+
+/// Options are looked up as app.fallthrough() does.
+const CLI::Option* find_option(const CLI::App* app, const std::string& name) {
+  for (; app != nullptr; app = app->get_parent())
+    if (const auto* option = app->get_option_no_throw(name)) return option;
+  return nullptr;
+}
+
+bool takes_value(const CLI::Option* option) { return option->get_items_expected_max() > 0; }
+
+std::vector<std::string> options_of(const CLI::App* app) {
+  std::vector<std::string> names;
+  for (; app != nullptr; app = app->get_parent())
+    for (const auto* option : app->get_options())
+      for (const auto& name : option->get_lnames())
+        if (std::ranges::find(names, "--" + name) == names.end()) names.push_back("--" + name);
+  return names;
+}
+
+const CLI::Option* positional(const CLI::App* app, std::size_t number) {
+  for (const auto* option : app->get_options())
+    if (option->get_positional() && number-- == 0) return option;
+  return nullptr;
+}
+
+/// Walks the words that are complete, and knows then what the next one stands for.
+class Walk {
+ public:
+  Walk(CLI::App& app, const Typed& typed) : app_(&app), typed_(typed) { expected_.socket = typed.socket; }
+
+  void pass(const std::string& word) {
+    if (pending_ != nullptr) return take_value(std::exchange(pending_, nullptr), word);
+    if (is_option(word)) {
+      const auto equals = word.find('=');
+      const auto* option = find_option(app_, word.substr(0, equals));
+      if (option == nullptr || !takes_value(option)) return;
+      if (equals == std::string::npos)
+        pending_ = option;
+      else
+        take_value(option, word.substr(equals + 1));
+    } else if (const auto* command = command_named(word)) {
+      app_ = command;
+      arguments_ = 0;
+    } else {
+      ++arguments_;
+    }
+  }
+
+  Expected at(const std::string& word) {
+    expected_.typed = word;
+    if (pending_ != nullptr) {
+      expect_value_of(pending_);
+    } else if (is_option(word) && word.find('=') != std::string::npos) {
+      const auto behind = word.find('=') + 1;
+      expected_.before = word.substr(0, behind);
+      expected_.typed = word.substr(behind);
+      expect_value_of(find_option(app_, word.substr(0, behind - 1)));
+    } else if (is_option(word)) {
+      expected_.words = options_of(app_);
+    } else if (const auto commands = app_->get_subcommands({}); !commands.empty()) {
+      for (const auto* command : commands) expected_.words.push_back(command->get_name());
+    } else {
+      expect_value_of(positional(app_, arguments_));
+    }
+    return expected_;
+  }
+
+ private:
+  const CLI::App* command_named(const std::string& word) const {
+    const auto found = app_->get_subcommands([&](const CLI::App* command) { return command->get_name() == word; });
+    return found.empty() ? nullptr : found.front();
+  }
+
+  static bool is_option(const std::string& word) { return word.starts_with('-'); }
+
+  void take_value(const CLI::Option* option, const std::string& value) {
+    if (option->check_lname("socket")) expected_.socket = value;
+  }
+
+  void expect_value_of(const CLI::Option* option) {
+    if (auto meaning = typed_.meanings.find(option); meaning != typed_.meanings.end()) expected_.what = meaning->second;
+  }
+
+  const CLI::App* app_;
+  const Typed& typed_;
+  Expected expected_;
+  const CLI::Option* pending_ = nullptr;
+  std::size_t arguments_ = 0;
+};
+
 }  // namespace
+
+Expected expected_at_end(const std::vector<std::string>& words) {
+  Typed typed;
+  typed.socket = Invocation().socket;
+  CLI::App app("", "ckptctl");
+  add_all(app, typed);
+  Walk walk(app, typed);
+  for (std::size_t i = 0; i + 1 < words.size(); ++i) walk.pass(words[i]);
+  return walk.at(words.empty() ? std::string() : words.back());
+}
 
 Result<Invocation> parse_command_line(int argc, const char* const* argv) {
   Invocation invocation;
+  if (argc > 1 && std::string_view(argv[1]) == "__complete") {  // before the options among the words are taken as ours
+    invocation.command = Complete{{argv + 2, argv + argc}};
+    return invocation;
+  }
   Typed typed;
   typed.socket = invocation.socket;
   CLI::App app("", "ckptctl");

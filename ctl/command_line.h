@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "common/result.h"
 #include "ctl/client.h"
@@ -25,6 +26,7 @@ struct ShowVersion {
   bool tensors = false;
 };
 struct ShowStatus {};
+struct Reload {};
 struct Evict {
   CheckpointName checkpoint;
   bool forget = false;
@@ -65,9 +67,18 @@ struct WaitForEngine {
   std::chrono::milliseconds timeout{};
 };
 
+struct ShowCompletionScript {
+  std::string shell;
+};
+/// What the shells' scripts ask.
+struct Complete {
+  std::vector<std::string> words;  ///< all behind "__complete"; the last is being typed
+};
+
 using Command =
-    std::variant<Load, Update, ListVersions, ShowVersion, ShowStatus, Evict, SetKept, Trim, ListJobs, ShowJob, WatchJob,
-                 CancelJob, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine>;
+    std::variant<Load, Update, ListVersions, ShowVersion, ShowStatus, Reload, Evict, SetKept, Trim, ListJobs, ShowJob,
+                 WatchJob, CancelJob, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine,
+                 ShowCompletionScript, Complete>;
 
 struct Invocation {
   std::string socket = "/run/ckptd/control.sock";

@@ -28,6 +28,7 @@ Result<int> run(const Update& command, const Context& context);
 Result<int> run(const ListVersions& command, const Context& context);
 Result<int> run(const ShowVersion& command, const Context& context);
 Result<int> run(const ShowStatus& command, const Context& context);
+Result<int> run(const Reload& command, const Context& context);
 Result<int> run(const Evict& command, const Context& context);
 Result<int> run(const SetKept& command, const Context& context);
 Result<int> run(const Trim& command, const Context& context);
@@ -41,5 +42,7 @@ Result<int> run(const ShowEngine& command, const Context& context);
 Result<int> run(const RemoveEngine& command, const Context& context);
 Result<int> run(const WaitForJob& command, const Context& context);
 Result<int> run(const WaitForEngine& command, const Context& context);
+Result<int> run(const ShowCompletionScript& command, const Context& context);
+Result<int> run(const Complete& command, const Context& context);
 
 }  // namespace ckptd::ctl

@@ -1,5 +1,6 @@
 #include "common/units.h"
 #include "ctl/commands.h"
+#include "ctl/completion.h"
 #include "ctl/text.h"
 #include "proto/control/outcome.h"
 
@@ -23,6 +24,12 @@ Result<int> run(const ShowStatus&, const Context& context) {
   return api::kExitSuccess;
 }
 
+Result<int> run(const Reload&, const Context& context) {
+  auto reload = CKPTD_TRY(context.client.reload());
+  context.print(reload.json, show_reload(reload.value) + "\n");
+  return api::kExitSuccess;
+}
+
 Result<int> run(const Evict& command, const Context& context) {
   auto answer = CKPTD_TRY(context.client.evict(command.checkpoint, command.forget));
   context.print(answer, fmt::format("{} {}; its memory went back to the store\n", printable(command.checkpoint.show()),
@@ -40,6 +47,18 @@ Result<int> run(const SetKept& command, const Context& context) {
 Result<int> run(const Trim&, const Context& context) {
   auto freed = CKPTD_TRY(context.client.trim());
   context.print(freed.json, fmt::format("{} given back to the system\n", show_bytes(freed.value)));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const ShowCompletionScript& command, const Context& context) {
+  context.console.out(CKPTD_TRY(completion_script(command.shell)));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const Complete& command, const Context& context) {
+  std::string lines;
+  for (const auto& candidate : candidates(expected_at_end(command.words))) lines += candidate + "\n";
+  context.console.out(lines);
   return api::kExitSuccess;
 }
 

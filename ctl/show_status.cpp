@@ -4,6 +4,7 @@
 #include "ctl/engine_text.h"
 #include "ctl/summaries.h"
 #include "ctl/table.h"
+#include "ctl/text.h"
 
 namespace ckptd::ctl {
 namespace {
@@ -56,7 +57,25 @@ std::string show_custody(const Status& status) {
   return fmt::format("failed sessions whose rank is not gone yet:\n  {}", fmt::join(status.in_custody, "\n  "));
 }
 
+std::string show_last_reload(const Status& status, const View& view) {
+  if (!status.last_reload) return {};
+  const auto& reload = *status.last_reload;
+  auto ago = std::chrono::duration<double>(view.now - reload.at).count();
+  return fmt::format("reload {} ago: {}", show_seconds(std::max(0.0, ago)), show_reload(reload));
+}
+
 }  // namespace
+
+std::string show_reload(const Reload& reload) {
+  if (!reload.failed.empty()) return "REFUSED, everything stays as it was: " + printable(reload.failed);
+  if (reload.applied.empty() && reload.needs_restart.empty()) return "nothing has changed";
+  std::string text = reload.applied.empty() ? "nothing is applied"
+                                            : printable(fmt::format("applied {}", fmt::join(reload.applied, ", ")));
+  if (!reload.needs_restart.empty())
+    text += printable(fmt::format("; {} changed too and will count after a restart (systemctl restart ckptd)",
+                                  fmt::join(reload.needs_restart, ", ")));
+  return text;
+}
 
 std::string show_status(const Status& status, const View& view) {
   std::vector<std::string> devices, engines;
@@ -65,6 +84,7 @@ std::string show_status(const Status& status, const View& view) {
   for (const auto& engine : status.engines) engines.push_back(engine_in_status(engine));
   return render_fields({
       {"daemon", show_daemon(status, view)},
+      {"configuration", show_last_reload(status, view)},
       {"store", show_store(status)},
       {"devices", lines(devices, "none")},
       {"engines", lines(engines, "none known (ckptctl engine add)")},

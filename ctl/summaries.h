@@ -29,6 +29,8 @@ std::string show_job(const proto::control::Job& job, const View& view);
 std::string show_engines(const std::vector<proto::control::Engine>& engines, const View& view);
 std::string show_engine(const proto::control::Engine& engine, const View& view);
 std::string show_preview(const proto::control::UpdatePreview& preview, const View& view);
+/// One line: what a reload of the configuration did, without its time.
+std::string show_reload(const proto::control::Reload& reload);
 std::string show_status(const proto::control::Status& status, const View& view);
 
 }  // namespace ckptd::ctl

@@ -2,6 +2,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <mutex>
+
 #include "common/directory_lock.h"
 #include "daemon/collective/local/local_group.h"
 #include "daemon/control/server.h"
@@ -12,6 +15,8 @@
 
 namespace ckptd {
 namespace {
+
+namespace api = proto::control;
 
 Result<std::vector<std::unique_ptr<device::Device>>> make_devices(const config::Config& config) {
   if (config.device == config::DeviceKind::cuda)
@@ -78,19 +83,22 @@ operations::Options operations_options(const config::Config& config) {
   return options;
 }
 
+api::EngineRequest request_of(const config::Engine& engine) {
+  return {engine.name, engine.kind, engine.endpoint, engine.checkpoint, engine.devices};
+}
+
 /// Engines of the configuration are registered once; what the journal knows of an engine stays.
 Result<> seed_engines(operations::Operations& operations, const config::Config& config) {
   for (const auto& engine : config.engines)
-    if (auto put = operations.put_engine({engine.name, engine.kind, engine.endpoint, engine.checkpoint, engine.devices});
-        !put)
+    if (auto put = operations.put_engine(request_of(engine)); !put)
       return std::unexpected(put.error().within("engine " + engine.name + " of the configuration"));
   return {};
 }
 
 class Running final : public Assembly {
  public:
-  explicit Running(const config::Config& config)
-      : config_(config), jobs_(config.job_history) {}
+  Running(const config::Config& config, std::function<Result<config::Config>()> read_again)
+      : config_(config), read_again_(std::move(read_again)), jobs_(config.job_history) {}
 
   /// Jobs use the operations and all below them: they end first, also when start() came only half way.
   ~Running() override {
@@ -119,7 +127,8 @@ class Running final : public Assembly {
     endpoints_ = CKPTD_TRY(ranks::checkpoint_engine::make_endpoints(
         {config_.runtime_dir / "r", config_.rank_group, config_.custody}));
     operations_ = operations::make_operations(
-        {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices, collective::local::make_group, make_engine},
+        {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices, collective::local::make_group, make_engine,
+         [this] { return reread(); }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
     server_ = CKPTD_TRY(control::Server::start(
@@ -127,17 +136,55 @@ class Running final : public Assembly {
     return {};
   }
 
+  api::Status status() const override { return operations_->status(); }
+
+  void reload() override { static_cast<void>(operations_->reload()); }  // which logs and remembers its outcome
+
+  Result<> check_alive(Deadline deadline) override {
+    CKPTD_TRY(server_->check_alive(deadline));
+    return endpoints_->check_alive(deadline);
+  }
+
+  std::chrono::milliseconds shutdown_timeout() const override { return config().shutdown; }
+
   void stop() override {
     server_.reset();
     jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
-    const auto waiting = endpoints_->drain(Deadline::in(config_.shutdown));
+    const auto waiting = endpoints_->drain(Deadline::in(shutdown_timeout()));
     for (const auto& open : waiting)
       spdlog::warn("a rank of {} on {} may still wait on {}: the next ckptd with this runtime and state directory frees it",
                    open.engine.empty() ? "an earlier update" : open.engine, open.device, open.endpoint);
   }
 
  private:
-  config::Config config_;
+  config::Config config() const {
+    std::lock_guard lock(config_mutex_);
+    return config_;
+  }
+
+  Result<operations::Reread> reread() {
+    const auto running = config();
+    const auto wanted = CKPTD_TRY(read_again_());
+    auto reloaded = CKPTD_TRY(config::reload(running, wanted));
+    operations::Reread reread{.options = operations_options(reloaded.config),
+                              .engines = {},
+                              .applied = reloaded.applied,
+                              .needs_restart = reloaded.needs_restart,
+                              .adopt = {}};
+    for (const auto& engine : reloaded.config.engines)
+      if (std::ranges::find(running.engines, engine) == running.engines.end())
+        reread.engines.push_back(request_of(engine));
+    reread.adopt = [this, config = std::move(reloaded.config)] {
+      spdlog::set_level(spdlog::level::from_str(config.log_level));
+      std::lock_guard lock(config_mutex_);
+      config_ = config;
+    };
+    return reread;
+  }
+
+  mutable std::mutex config_mutex_;
+  config::Config config_;  ///< under config_mutex_ once start() has returned: the values in effect
+  std::function<Result<config::Config>()> read_again_;
   UniqueFd runtime_lock_;
   std::unique_ptr<journal::Journal> journal_;
   std::vector<std::unique_ptr<device::Device>> devices_;
@@ -151,8 +198,9 @@ class Running final : public Assembly {
 
 }  // namespace
 
-Result<std::unique_ptr<Assembly>> Assembly::build(const config::Config& config) {
-  auto running = std::make_unique<Running>(config);
+Result<std::unique_ptr<Assembly>> Assembly::build(const config::Config& config,
+                                                  std::function<Result<config::Config>()> reread) {
+  auto running = std::make_unique<Running>(config, std::move(reread));
   CKPTD_TRY(running->start());
   return running;
 }

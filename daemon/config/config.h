@@ -23,11 +23,13 @@ struct Preload {
   std::string checkpoint;  ///< NAME@VERSION
   std::string source;
   bool keep = true;
+  bool operator==(const Preload&) const = default;
 };
 
 struct Engine {
   std::string name, kind, endpoint, checkpoint;
   std::vector<std::string> devices;
+  bool operator==(const Engine&) const = default;
 };
 
 struct Config {
@@ -80,11 +82,23 @@ Result<CommandLine> parse_command_line(int argc, const char* const* argv);
 /// A configuration file that has these very values, as --check-config shows them.
 std::string show(const Config& config);
 
+/// What a reload makes of the configuration of a running daemon.
+struct Reloaded {
+  Config config;                           ///< `running`, with the wanted values of the keys that a reload applies
+  std::vector<std::string> applied;        ///< keys that changed and are applied; "preload", "engine" for the lists
+  std::vector<std::string> needs_restart;  ///< keys that changed and keep their old value
+};
+
+/// Decided key by key, as keys.cpp says. An error when wanted values contradict running ones that only a restart
+/// changes.
+Result<Reloaded> reload(const Config& running, const Config& wanted);
+
 /// What docs/configuration.md says of one key, in the order of show().
 struct KeyDoc {
   std::string key;           ///< "store.budget", "engine.name" for each [[engine]]
   std::string flag;          ///< "--store-budget", or empty
   std::string default_text;  ///< as in a file, or "required"
+  std::string change;        ///< what makes a changed value count: "reload" or "restart"
   std::string meaning;
 };
 std::vector<KeyDoc> known_keys();

@@ -7,17 +7,22 @@
 namespace ckptd::config {
 namespace {
 
+/// Whoever writes Change::reload sees to it that the value is read anew: by assembly.cpp, which hands
+/// operations::Options over on every reload.
 template <class Target, class Value>
-Key<Target> key(std::string name, std::string flag, Value Target::*member, Codec<Value> codec, std::string meaning) {
+Key<Target> key(std::string name, std::string flag, Value Target::*member, Codec<Value> codec, std::string meaning,
+                Change change = Change::restart) {
   return {.name = std::move(name),
           .flag = std::move(flag),
           .required = false,
+          .change = change,
           .meaning = std::move(meaning),
           .read = [member, parse = codec.parse](const Node& node, Target& target) -> Result<> {
             target.*member = CKPTD_TRY(parse(node));
             return {};
           },
-          .show = [member, show = codec.show](const Target& target) { return show(target.*member); }};
+          .show = [member, show = codec.show](const Target& target) { return show(target.*member); },
+          .copy = [member](const Target& from, Target& to) { to.*member = from.*member; }};
 }
 
 template <class Target>
@@ -36,7 +41,7 @@ std::vector<Key<Config>> make_config_keys() {
       key("log_level", "--log-level", &C::log_level,
           choice<std::string>(
               {{"trace", "trace"}, {"debug", "debug"}, {"info", "info"}, {"warn", "warn"}, {"error", "error"}}),
-          "The least that is logged: trace, debug, info, warn or error."),
+          "The least that is logged: trace, debug, info, warn or error.", Change::reload),
       key("control_group", "", &C::control_group, text(true),
           "Group that may use control.sock; empty: the group of the daemon."),
       key("rank_group", "", &C::rank_group, text(true),
@@ -61,43 +66,49 @@ std::vector<Key<Config>> make_config_keys() {
           "Takes hugetlb pages for segments where the machine has a pool of them."),
 
       key("source.roots", "", &C::source_roots, list(path()),
-          "Directories that a client's load may name, with all below; empty: whatever the daemon's uid can read."),
-      key("source.direct_io", "", &C::direct_io, truth(), "Reads past the page cache where the file system allows it."),
+          "Directories that a client's load may name, with all below; empty: whatever the daemon's uid can read.",
+          Change::reload),
+      key("source.direct_io", "", &C::direct_io, truth(), "Reads past the page cache where the file system allows it.",
+          Change::reload),
 
       key("prefetch.readers", "", &C::prefetch_readers, count<unsigned>(0, 64),
-          "Threads that read files during a load; 0: chosen by the number of cores."),
+          "Threads that read files during a load; 0: chosen by the number of cores.", Change::reload),
       key("prefetch.hashers", "", &C::prefetch_hashers, count<unsigned>(0, 64),
-          "Threads that hash what was read; 0: chosen by the number of cores."),
+          "Threads that hash what was read; 0: chosen by the number of cores.", Change::reload),
 
       key("push.bucket", "", &C::bucket_bytes, size(true),
           "Unit of upload and reload; auto: by the size of the model. A tensor larger than this gets a bucket of its "
-          "own."),
+          "own.", Change::reload),
       key("push.arena", "", &C::arena_bytes, size(true),
           "Device memory that an update takes on each device, at least one bucket; auto: what the plan wants, as far "
-          "as the device has it."),
+          "as the device has it.", Change::reload),
       key("push.fan_out", "", &C::fan_out,
           choice<FanOut>({{"auto", FanOut::automatic},
                           {"independent", FanOut::independent},
                           {"broadcast", FanOut::broadcast}}),
           "How buckets reach several devices: independent (each uploads all), broadcast (each uploads its share and "
-          "spreads it) or auto."),
+          "spreads it) or auto.", Change::reload),
 
       key("timeouts.load_no_progress", "", &C::load_no_progress, duration(),
-          "A load fails when no byte has arrived for this long; there is no limit on its total time."),
+          "A load fails when no byte has arrived for this long; there is no limit on its total time.",
+          Change::reload),
       key("timeouts.connect", "", &C::connect_timeout, duration(),
-          "How long each rank may take to connect and open its handle."),
-      key("timeouts.reload", "", &C::reload_timeout, duration(), "How long a rank may take to load one bucket."),
+          "How long each rank may take to connect and open its handle.", Change::reload),
+      key("timeouts.reload", "", &C::reload_timeout, duration(), "How long a rank may take to load one bucket.",
+          Change::reload),
       key("timeouts.release", "", &C::release_timeout, duration(),
-          "How long a rank may take to let go of the arena after the last bucket."),
+          "How long a rank may take to let go of the arena after the last bucket.", Change::reload),
       key("timeouts.finish", "", &C::finish_timeout, duration(),
-          "How long a rank may take to process its weights after the last bucket."),
-      key("timeouts.upload", "", &C::upload_timeout, duration(), "How long the device may take to copy one bucket."),
+          "How long a rank may take to process its weights after the last bucket.", Change::reload),
+      key("timeouts.upload", "", &C::upload_timeout, duration(), "How long the device may take to copy one bucket.",
+          Change::reload),
       key("timeouts.engine", "", &C::engine_timeout, duration(),
-          "How long the engine's answer to an update may take in all."),
+          "How long the engine's answer to an update may take in all.", Change::reload),
       key("timeouts.custody", "", &C::custody, duration(),
           "How long the socket of a failed session stays bound, to tell its rank that it failed."),
       key("timeouts.shutdown", "", &C::shutdown, duration(),
-          "How long an orderly end waits for ranks to be told; less than the 10 s that engines are promised."),
+          "How long an orderly end waits for ranks to be told; less than the 10 s that engines are promised.",
+          Change::reload),
 
       key("jobs.history", "", &C::job_history, count<std::size_t>(1, 100'000),
           "Finished jobs that are remembered; 1 to 100000."),
@@ -113,22 +124,25 @@ const std::vector<Key<Config>>& config_keys() {
 
 const std::vector<Key<Preload>>& preload_keys() {
   static const std::vector<Key<Preload>> keys{
-      required(key("checkpoint", "", &Preload::checkpoint, version_id(), "NAME@VERSION to load at the start.")),
-      required(key("source", "", &Preload::source, path_text(), "Directory of its files.")),
-      key("keep", "", &Preload::keep, truth(), "Whether it is kept: never evicted to make room."),
+      required(key("checkpoint", "", &Preload::checkpoint, version_id(), "NAME@VERSION to load at the start.",
+                   Change::reload)),
+      required(key("source", "", &Preload::source, path_text(), "Directory of its files.", Change::reload)),
+      key("keep", "", &Preload::keep, truth(), "Whether it is kept: never evicted to make room.", Change::reload),
   };
   return keys;
 }
 
 const std::vector<Key<Engine>>& engine_keys() {
   static const std::vector<Key<Engine>> keys{
-      required(key("name", "", &Engine::name, name(), "Name for ckptctl, 1 to 64 characters of A-Z a-z 0-9 . _ -.")),
-      required(key("kind", "", &Engine::kind, name(), "What it is: sglang.")),
+      required(key("name", "", &Engine::name, name(), "Name for ckptctl, 1 to 64 characters of A-Z a-z 0-9 . _ -.",
+                   Change::reload)),
+      required(key("kind", "", &Engine::kind, name(), "What it is: sglang.", Change::reload)),
       required(key("endpoint", "", &Engine::endpoint, text(false),
-                   "Where its HTTP API listens: http://HOST:PORT or unix:/PATH.")),
+                   "Where its HTTP API listens: http://HOST:PORT or unix:/PATH.", Change::reload)),
       required(key("checkpoint", "", &Engine::checkpoint, checkpoint_name(),
-                   "NAME of the checkpoint whose versions it takes.")),
-      key("devices", "", &Engine::devices, list(text(false)), "Devices of its ranks, such as HOST-0; empty: all."),
+                   "NAME of the checkpoint whose versions it takes.", Change::reload)),
+      key("devices", "", &Engine::devices, list(text(false)), "Devices of its ranks, such as HOST-0; empty: all.",
+          Change::reload),
   };
   return keys;
 }

@@ -11,14 +11,19 @@
 
 namespace ckptd::config {
 
+/// What makes a changed value count: a reload of the running daemon, or only a restart.
+enum class Change { restart, reload };
+
 template <class Target>
 struct Key {
   std::string name;  ///< within the target: "store.budget" of Config, "keep" of Preload
   std::string flag;  ///< with its dashes, or empty
   bool required = false;
+  Change change = Change::restart;
   std::string meaning;
   std::function<Result<>(const Node&, Target&)> read;
   std::function<std::string(const Target&)> show;  ///< as TOML
+  std::function<void(const Target& from, Target& to)> copy;
 
   std::string default_text() const { return required ? "required" : show(Target{}); }
 };

@@ -15,7 +15,9 @@ void show_entries(std::string& text, std::string_view section, const std::vector
 
 template <class Target>
 void document(std::vector<KeyDoc>& docs, const std::string& prefix, const std::vector<Key<Target>>& keys) {
-  for (const auto& key : keys) docs.push_back({prefix + key.name, key.flag, key.default_text(), key.meaning});
+  for (const auto& key : keys)
+    docs.push_back({prefix + key.name, key.flag, key.default_text(),
+                    key.change == Change::reload ? "reload" : "restart", key.meaning});
 }
 
 }  // namespace

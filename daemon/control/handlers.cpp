@@ -49,6 +49,10 @@ Result<Response> status(Operations& operations, const Call&) {
   return ok(api::to_json(operations.status()));
 }
 
+Result<Response> reload(Operations& operations, const Call&) {
+  return ok(api::to_json(CKPTD_TRY(operations.reload())));
+}
+
 Result<Response> list_checkpoints(Operations& operations, const Call&) {
   return ok({{"versions", array_of(operations.versions())}});
 }

@@ -12,6 +12,8 @@ Result<Response> healthz(Operations&, const Call&);
 Result<Response> readyz(Operations&, const Call&);
 Result<Response> status(Operations&, const Call&);
 
+Result<Response> reload(Operations&, const Call&);
+
 Result<Response> list_checkpoints(Operations&, const Call&);
 Result<Response> list_versions(Operations&, const Call&);
 Result<Response> put_version(Operations&, const Call&);

@@ -25,6 +25,7 @@ const std::array kRoutes{
     Route{"GET", "/healthz", healthz, {}, true},
     Route{"GET", "/readyz", readyz},
     Route{"GET", "/v1/status", handlers::status},
+    Route{"POST", "/v1/reload", handlers::reload},
     Route{"GET", "/v1/checkpoints", list_checkpoints},
     Route{"GET", "/v1/checkpoints/{name}", list_versions},
     Route{"PUT", kVersion, put_version},

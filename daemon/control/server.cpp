@@ -8,6 +8,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/http.hpp>
 #include <condition_variable>
+#include <future>
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -57,6 +58,13 @@ class HttpServer final : public Server {
     acceptor_.assign(stream_protocol(), ::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));  // owns what it is given
     accept();
     thread_ = std::thread([this] { serve(); });
+  }
+
+  Result<> check_alive(Deadline deadline) override {
+    auto served = std::make_shared<std::promise<void>>();
+    asio::post(site_.io, [served] { served->set_value(); });
+    if (served->get_future().wait_until(deadline.at()) == std::future_status::ready) return {};
+    return fail(ErrorKind::timed_out, "the thread that serves the control socket did not come round in time");
   }
 
   ~HttpServer() override {

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "common/deadline.h"
 #include "common/result.h"
 #include "daemon/operations/operations.h"
 
@@ -31,6 +32,10 @@ class Server {
   /// Binds and listens; serves from its own thread as soon as this returns. unavailable when another daemon answers on
   /// the socket.
   static Result<std::unique_ptr<Server>> start(const Options& options, operations::Operations& operations);
+
+  /// For a watchdog: whether the thread that serves comes round before the deadline. Blocks until then; timed_out.
+  virtual Result<> check_alive(Deadline deadline) = 0;
+
   virtual ~Server() = default;  ///< stops listening, gives running handlers a moment, joins, removes the socket
 };
 

@@ -144,7 +144,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
                                                UpdateJob& job) {
   const auto start = Clock::now();
   auto engine = CKPTD_TRY(parts_.make_engine(push.kind, push.engine, push.endpoint));
-  CKPTD_TRY(engine->ping(options_.ping_timeout));
+  CKPTD_TRY(engine->ping(push.options->ping_timeout));
 
   job.stage(push.engine, "allocating the arena");
   auto lanes = CKPTD_TRY(allocate_lanes(push, contents.manifest));
@@ -166,17 +166,17 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     return write_touched(push, job.id());
   };
 
-  RanksEnd ranks_end(job.stop(), options_.answer_grace);
-  EngineCall engine_call(*engine, std::move(call), options_.engine_timeout,
+  RanksEnd ranks_end(job.stop(), push.options->answer_grace);
+  EngineCall engine_call(*engine, std::move(call), push.options->engine_timeout,
                          [&](const Result<std::string>& answer) { ranks_end.engine_answered(answer); });
   auto pushed = [&] {
     Every teller(kTellInterval, [&] { tell(job, push, progress); });
-    return pipeline::push(plan, contents.manifest, resting, std::move(lanes), options_.deadlines, before_first_bucket,
+    return pipeline::push(plan, contents.manifest, resting, std::move(lanes), push.options->deadlines, before_first_bucket,
                           progress, ranks_end.token());
   }();
   const auto ranks_done = Clock::now();
   job.stage(push.engine, "waiting for the engine's answer");
-  const auto answer = engine_call.answer_within(pushed ? options_.deadlines.finish : options_.answer_grace, push.engine);
+  const auto answer = engine_call.answer_within(pushed ? push.options->deadlines.finish : push.options->answer_grace, push.engine);
 
   if (auto verdict = judge(push, pushed, answer, progress, job.stop().stop_requested()); !verdict) {
     write_failure(push, job.id(), verdict.error(), progress.touched);
@@ -190,7 +190,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
 }
 
 std::uint64_t Service::wanted_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const {
-  if (options_.arena_bytes) return options_.arena_bytes;
+  if (push.options->arena_bytes) return push.options->arena_bytes;
   return plan::wanted_arena_bytes(manifest, packing(push));
 }
 
@@ -219,9 +219,10 @@ Result<std::vector<pipeline::Lane>> Service::allocate_lanes(const EnginePush& pu
   return lanes;
 }
 
-plan::FanOut Service::fan_out(std::size_t members) const {
-  if (options_.fan_out) return members > 1 ? *options_.fan_out : plan::FanOut::independent;
-  return plan::choose_fan_out(static_cast<std::uint32_t>(members), options_.peer_copies_are_faster);
+plan::FanOut Service::fan_out(const EnginePush& push) const {
+  const auto members = push.devices.size();
+  if (push.options->fan_out) return members > 1 ? *push.options->fan_out : plan::FanOut::independent;
+  return plan::choose_fan_out(static_cast<std::uint32_t>(members), push.options->peer_copies_are_faster);
 }
 
 Result<plan::Plan> Service::plan_push(const EnginePush& push, const catalogue::Contents& contents,
@@ -230,7 +231,7 @@ Result<plan::Plan> Service::plan_push(const EnginePush& push, const catalogue::C
                          {.members = static_cast<std::uint32_t>(push.devices.size()),
                           .arena_bytes = arena_bytes,
                           .packing = packing(push),
-                          .fan_out = fan_out(push.devices.size())});
+                          .fan_out = fan_out(push)});
 }
 
 Result<> Service::open_sessions(const EnginePush& push, plan::FanOut fan_out, std::vector<pipeline::Lane>& lanes) {

@@ -70,11 +70,17 @@ Result<api::Engine> Service::engine(const std::string& name) const {
   return show_engine(*at);
 }
 
-Result<api::Engine> Service::put_engine(const api::EngineRequest& request) {
+/// All that can be said of it without changing anything.
+Result<> Service::check_engine(const api::EngineRequest& request) const {
   CKPTD_TRY(check_engine_name(request.name));
   CKPTD_TRY(weights::parse_checkpoint_name(request.checkpoint));
   CKPTD_TRY(parts_.make_engine(request.kind, request.name, request.endpoint));
   CKPTD_TRY(devices_named(request.devices));
+  return check_not_updating(request.name);
+}
+
+Result<api::Engine> Service::put_engine(const api::EngineRequest& request) {
+  CKPTD_TRY(check_engine(request));
   std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
   CKPTD_TRY(check_not_updating(request.name));
   const journal::EngineRecord wanted{request.name,    request.kind, request.endpoint, request.checkpoint,

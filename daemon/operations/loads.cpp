@@ -87,8 +87,9 @@ Result<std::string> Service::answer_resident(const catalogue::View& there, const
 Result<std::string> Service::run_load(const api::LoadRequest& request, const weights::CheckpointId& id,
                                       jobs::Handle& job, const std::function<void()>& accepted) {
   const auto start = Clock::now();
+  const auto now = options();
   job.stage("opening");
-  auto source = CKPTD_TRY(source::open(request.source_uri, options_.source));
+  auto source = CKPTD_TRY(source::open(request.source_uri, now->source));
   const auto& manifest = source->manifest();
   if (auto there = parts_.catalogue.view(id); there && there->state == catalogue::State::resident)
     return answer_resident(*there, *source, request.keep, job);
@@ -115,7 +116,7 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
     prefetch::Progress progress;
     auto result = [&] {
       Every teller(kTellInterval, [&] { job.progress(progress.read_bytes, total); });
-      return prefetch::fill(*source, contents.layout, contents.memory, options_.prefetch, progress, job.stop());
+      return prefetch::fill(*source, contents.layout, contents.memory, now->prefetch, progress, job.stop());
     }();
     if (!result) return result;
     contents.tensor_digests = result->tensor_digests;
@@ -138,17 +139,20 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
 }
 
 void Service::start_preloads() {
-  for (const auto& preload : options_.preloads) {
-    auto id = weights::CheckpointId::parse(preload.checkpoint);
-    auto job = id ? start_load({id->name, id->version, preload.source, preload.keep, {}}, [] {})
-                  : Result<jobs::Record>(std::unexpected(id.error()));
-    if (!job) spdlog::error("preload {}: {}", preload.checkpoint, job.error().sentence);
-  }
+  for (const auto& preload : options()->preloads) start_preload(preload);
+}
+
+void Service::start_preload(const Preload& preload) {
+  auto id = weights::CheckpointId::parse(preload.checkpoint);
+  auto job = id ? start_load({id->name, id->version, preload.source, preload.keep, {}}, [] {})
+                : Result<jobs::Record>(std::unexpected(id.error()));
+  if (!job) spdlog::error("preload {}: {}", preload.checkpoint, job.error().sentence);
 }
 
 std::vector<std::string> Service::missing_preloads() const {
   std::vector<std::string> sentences;
-  for (const auto& preload : options_.preloads) {
+  const auto now = options();
+  for (const auto& preload : now->preloads) {
     const auto id = weights::CheckpointId::parse(preload.checkpoint);
     if (!id) {
       sentences.push_back(fmt::format("preload {}: {}", preload.checkpoint, id.error().sentence));

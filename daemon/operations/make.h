@@ -24,6 +24,8 @@
 
 namespace ckptd::operations {
 
+struct Reread;
+
 /// What the use cases act on. Everything outlives the operations.
 struct Parts {
   catalogue::Catalogue& catalogue;
@@ -38,12 +40,15 @@ struct Parts {
   std::function<Result<std::unique_ptr<fleet::Engine>>(const std::string& kind, const std::string& name,
                                                        const std::string& endpoint)>
       make_engine;
+  /// Reads the configuration again, for reload(). Called from one thread at a time.
+  std::function<Result<Reread>()> reread = {};
 };
 
 struct Preload {
   std::string checkpoint;  ///< NAME@VERSION
   std::string source;
   bool keep = true;
+  bool operator==(const Preload&) const = default;
 };
 
 struct Options {
@@ -59,6 +64,14 @@ struct Options {
   bool peer_copies_are_faster = false;
   std::string lock;                                ///< for status
   std::vector<Preload> preloads;
+};
+
+/// What the configuration says now, as far as it may change while the daemon runs.
+struct Reread {
+  Options options;
+  std::vector<api::EngineRequest> engines;          ///< new or changed: to be registered
+  std::vector<std::string> applied, needs_restart;  ///< keys that changed, for people
+  std::function<void()> adopt;                      ///< called once all of this is accepted; does the rest of it
 };
 
 /// Takes over what a dead predecessor left in the journal (frees its ranks, marks its engines), then starts the

@@ -48,6 +48,10 @@ class Operations {
   virtual Result<> remove_engine(const std::string& name) = 0;
 
   virtual api::Status status() const = 0;
+
+  /// Reads the configuration again and applies what can change while the daemon runs: jobs that run keep what they
+  /// began with. All or nothing: on an error everything is as it was. status() tells the outcome of the last one.
+  virtual Result<api::Reload> reload() = 0;
 };
 
 }  // namespace ckptd::operations

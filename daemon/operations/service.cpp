@@ -9,7 +9,8 @@
 
 namespace ckptd::operations {
 
-Service::Service(Parts parts, Options options) : parts_(std::move(parts)), options_(std::move(options)) {}
+Service::Service(Parts parts, Options options)
+    : parts_(std::move(parts)), options_(std::make_shared<const Options>(std::move(options))) {}
 
 /// The custodian lives longer and would tell us of endpoints that it closes.
 Service::~Service() { parts_.endpoints.on_closed({}); }
@@ -19,6 +20,11 @@ std::unique_ptr<Operations> make_operations(Parts parts, Options options) {
   service->recover();
   service->start_preloads();
   return service;
+}
+
+std::shared_ptr<const Options> Service::options() const {
+  std::lock_guard lock(mutex_);
+  return options_;
 }
 
 std::vector<api::Version> Service::versions() const {
@@ -82,6 +88,7 @@ api::Status Service::status() const {
   status.daemon_version = kVersion;
   status.pid = ::getpid();
   status.started = started_;
+  status.preloads = options()->preloads.size();
   status.not_ready = missing_preloads();
   status.ready = status.not_ready.empty();
   const auto usage = parts_.store.usage();
@@ -91,7 +98,7 @@ api::Status Service::status() const {
   status.idle_bytes = usage.idle_bytes;
   status.locked_bytes = usage.locked_bytes;
   status.huge_page_bytes = usage.huge_page_bytes;
-  status.lock = options_.lock;
+  status.lock = options()->lock;
   for (const auto& view : parts_.catalogue.list())
     if (view.state == catalogue::State::resident) ++status.versions_resident;
   for (const auto* device : parts_.devices)
@@ -101,6 +108,8 @@ api::Status Service::status() const {
     if (record.state == jobs::State::running) status.running_jobs.push_back(record.id);
   for (const auto& open : parts_.endpoints.in_custody())
     status.in_custody.push_back(open.engine.empty() ? open.device : open.device + " of " + open.engine);
+  std::lock_guard lock(mutex_);
+  status.last_reload = last_reload_;
   return status;
 }
 

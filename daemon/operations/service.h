@@ -25,6 +25,7 @@ struct EnginePush {
   std::vector<std::string> warnings;
   std::uint64_t bucket_bytes = 0;
   bool flush_cache = true;
+  std::shared_ptr<const Options> options;  ///< those of its beginning, whatever is reloaded meanwhile
 };
 
 class UpdateJob;
@@ -58,8 +59,12 @@ class Service final : public Operations {
   Result<> remove_engine(const std::string& name) override;
 
   api::Status status() const override;
+  Result<api::Reload> reload() override;
 
  private:
+  /// The options of now: a job asks once and keeps what it got.
+  std::shared_ptr<const Options> options() const;
+
   // loads.cpp
   /// `accepted` is called once the memory is reserved: from then on only the reading can fail.
   Result<jobs::Record> start_load(const api::LoadRequest& request, std::function<void()> accepted);
@@ -89,7 +94,7 @@ class Service final : public Operations {
                                std::uint64_t arena_bytes) const;
   Result<std::vector<pipeline::Lane>> allocate_lanes(const EnginePush& push, const weights::Manifest& manifest);
   Result<> open_sessions(const EnginePush& push, plan::FanOut fan_out, std::vector<pipeline::Lane>& lanes);
-  plan::FanOut fan_out(std::size_t members) const;
+  plan::FanOut fan_out(const EnginePush& push) const;
 
   // outcomes.cpp: what is written down before, during and after a push
   Result<> write_open_update(const EnginePush& push, const std::vector<pipeline::Lane>& lanes, const std::string& job);
@@ -99,18 +104,25 @@ class Service final : public Operations {
 
   // engines.cpp
   Result<std::vector<device::Device*>> devices_named(const std::vector<std::string>& uuids) const;
+  Result<> check_engine(const api::EngineRequest& request) const;
   Result<> check_not_updating(const std::string& engine) const;
   api::Engine show_engine(const journal::EngineRecord& record) const;
 
+  // reload.cpp
+  Result<api::Reload> apply_reread();
+
+  void start_preload(const Preload& preload);
   std::vector<std::string> missing_preloads() const;
   std::optional<Error> last_load_error(const weights::CheckpointId& id) const;
 
   Parts parts_;
-  Options options_;
   std::chrono::system_clock::time_point started_ = std::chrono::system_clock::now();
 
   mutable std::mutex mutex_;
   std::map<std::string, std::string> updating_;  ///< engine -> job
+  std::shared_ptr<const Options> options_;       ///< under mutex_; what it points to never changes
+  std::optional<api::Reload> last_reload_;       ///< under mutex_
+  std::mutex reloading_;                         ///< one reload at a time
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
 };
 

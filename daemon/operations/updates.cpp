@@ -108,6 +108,7 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
   const auto& contents = *admitted.lease;
   CKPTD_TRY(parts_.endpoints.check_carriable(contents.manifest));
 
+  const auto now = options();
   const journal::VersionRecord wanted{id.show(), contents.identity.hex(), contents.schema.hex()};
   for (const auto& engine : engines) {
     std::vector<std::string> differences;
@@ -125,11 +126,12 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     push.weight_version = id.version;
     push.record = wanted;
     push.flush_cache = request.flush_cache;
+    push.options = now;
     push.bucket_bytes = request.bucket_bytes.value_or(
-        options_.bucket_bytes ? options_.bucket_bytes : plan::default_bucket_bytes(contents.manifest.tensor_bytes()));
+        now->bucket_bytes ? now->bucket_bytes : plan::default_bucket_bytes(contents.manifest.tensor_bytes()));
     // A configured arena that cannot hold the largest tensor is refused before anything is touched.
-    if (options_.arena_bytes && options_.arena_bytes < plan::smallest_arena_bytes(contents.manifest, packing(push)))
-      CKPTD_TRY(plan_push(push, contents, options_.arena_bytes));
+    if (now->arena_bytes && now->arena_bytes < plan::smallest_arena_bytes(contents.manifest, packing(push)))
+      CKPTD_TRY(plan_push(push, contents, now->arena_bytes));
     if (engine.serving) push.serving = engine.serving->id;
     if (!engine.poisoned.empty()) push.warnings.push_back("the engine is poisoned: " + engine.poisoned);
     if (!differences.empty())

@@ -47,6 +47,9 @@ class Endpoints {
   /// Called, from the custodian's thread, with each endpoint that it closed for good.
   virtual void on_closed(std::function<void(const std::string& endpoint)> callback) = 0;
 
+  /// For a watchdog: whether the custodian comes round before the deadline. Blocks until then; timed_out.
+  virtual Result<> check_alive(Deadline deadline) const = 0;
+
   /// Waits until the custodian holds nothing or the deadline; for an orderly end. Returns what is still held.
   virtual std::vector<OpenEndpoint> drain(Deadline deadline) = 0;
 };

@@ -194,6 +194,17 @@ Result<Engine> parse_engine(const json& value) {
   return engine;
 }
 
+Result<Reload> parse_reload(const json& value) {
+  Reload reload;
+  ObjectReader reader(value, kReadingAnswer);
+  read_time(reader, "at", reload.at);
+  reader.optional("applied", reload.applied);
+  reader.optional("needs_restart", reload.needs_restart);
+  reader.optional("failed", reload.failed);
+  CKPTD_TRY(reader.finish());
+  return reload;
+}
+
 Result<Status> parse_status(const json& value) {
   Status status;
   ObjectReader reader(value, kReadingAnswer);
@@ -201,6 +212,7 @@ Result<Status> parse_status(const json& value) {
   reader.required("ready", status.ready);
   reader.optional("pid", status.pid);
   read_time(reader, "started", status.started);
+  reader.optional("preloads", status.preloads);
   reader.optional("not_ready", status.not_ready);
   reader.optional("budget_bytes", status.budget_bytes);
   reader.optional("segment_bytes", status.segment_bytes);
@@ -214,6 +226,8 @@ Result<Status> parse_status(const json& value) {
   read_each(reader, "engines", status.engines, parse_engine);
   reader.optional("running_jobs", status.running_jobs);
   reader.optional("in_custody", status.in_custody);
+  if (const auto* reload = reader.take("last_reload"); reload != nullptr)
+    status.last_reload = CKPTD_TRY(parse_reload(*reload));
   CKPTD_TRY(reader.finish());
   return status;
 }

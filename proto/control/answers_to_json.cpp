@@ -109,24 +109,34 @@ json to_json(const Engine& engine) {
           {"poisoned", engine.poisoned}, {"job", engine.job}};
 }
 
+json to_json(const Reload& reload) {
+  return {{"at", show_time(reload.at)},
+          {"applied", reload.applied},
+          {"needs_restart", reload.needs_restart},
+          {"failed", reload.failed}};
+}
+
 json to_json(const Status& status) {
-  return {{"daemon_version", status.daemon_version},
-          {"pid", status.pid},
-          {"started", show_time(status.started)},
-          {"ready", status.ready},
-          {"not_ready", status.not_ready},
-          {"budget_bytes", status.budget_bytes},
-          {"segment_bytes", status.segment_bytes},
-          {"lent_bytes", status.lent_bytes},
-          {"idle_bytes", status.idle_bytes},
-          {"locked_bytes", status.locked_bytes},
-          {"huge_page_bytes", status.huge_page_bytes},
-          {"lock", status.lock},
-          {"versions_resident", status.versions_resident},
-          {"devices", array_of(status.devices, device_object)},
-          {"engines", array_of<Engine>(status.engines, to_json)},
-          {"running_jobs", status.running_jobs},
+  json object{{"daemon_version", status.daemon_version},
+              {"pid", status.pid},
+              {"started", show_time(status.started)},
+              {"ready", status.ready},
+              {"preloads", status.preloads},
+              {"not_ready", status.not_ready},
+              {"budget_bytes", status.budget_bytes},
+              {"segment_bytes", status.segment_bytes},
+              {"lent_bytes", status.lent_bytes},
+              {"idle_bytes", status.idle_bytes},
+              {"locked_bytes", status.locked_bytes},
+              {"huge_page_bytes", status.huge_page_bytes},
+              {"lock", status.lock},
+              {"versions_resident", status.versions_resident},
+              {"devices", array_of(status.devices, device_object)},
+              {"engines", array_of<Engine>(status.engines, to_json)},
+              {"running_jobs", status.running_jobs},
           {"in_custody", status.in_custody}};
+  if (status.last_reload) object["last_reload"] = to_json(*status.last_reload);
+  return object;
 }
 
 json to_json(const UpdatePreview& preview) {

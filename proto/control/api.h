@@ -104,11 +104,20 @@ struct DeviceStatus {
   std::uint64_t free_bytes = 0;
 };
 
+/// POST /v1/reload, and the last one in Status: what became of reading the configuration again.
+struct Reload {
+  Time at{};
+  std::vector<std::string> applied = {};        ///< keys that changed and are in effect
+  std::vector<std::string> needs_restart = {};  ///< keys that changed and keep their value until a restart
+  std::string failed = {};                      ///< why everything stayed as it was, or empty
+};
+
 struct Status {
   std::string daemon_version;
   int pid = 0;
   Time started{};
   bool ready = false;
+  std::uint64_t preloads = 0;          ///< how many the configuration has
   std::vector<std::string> not_ready;  ///< one sentence each: a configured preload that is not resident
   std::uint64_t budget_bytes = 0, segment_bytes = 0, lent_bytes = 0, idle_bytes = 0, locked_bytes = 0,
                 huge_page_bytes = 0;
@@ -118,6 +127,7 @@ struct Status {
   std::vector<Engine> engines;
   std::vector<std::string> running_jobs;
   std::vector<std::string> in_custody;  ///< "HOST-1 of sglang-0": failed sessions whose rank is not gone yet
+  std::optional<Reload> last_reload;
 };
 
 /// What an update would do, for --dry-run.
@@ -146,6 +156,7 @@ nlohmann::json to_json(const EngineRequest&);
 nlohmann::json to_json(const Job&);
 nlohmann::json to_json(const Version&);
 nlohmann::json to_json(const Engine&);
+nlohmann::json to_json(const Reload&);
 nlohmann::json to_json(const Status&);
 nlohmann::json to_json(const UpdatePreview&);
 /// {"error":{"kind":"conflict","sentence":"...","vendor":"...","facts":{"job":"load-17"}}}
@@ -154,6 +165,7 @@ nlohmann::json to_json(const Error&);
 Result<Job> parse_job(const nlohmann::json&);
 Result<Version> parse_version(const nlohmann::json&);
 Result<Engine> parse_engine(const nlohmann::json&);
+Result<Reload> parse_reload(const nlohmann::json&);
 Result<Status> parse_status(const nlohmann::json&);
 Result<UpdatePreview> parse_update_preview(const nlohmann::json&);
 Error parse_error(const nlohmann::json&);  ///< never fails: what is no error object becomes one that quotes it

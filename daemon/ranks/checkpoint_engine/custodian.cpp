@@ -124,6 +124,14 @@ std::vector<OpenEndpoint> Custodian::drain(Deadline deadline) {
   return held_;
 }
 
+Result<> Custodian::check_alive(Deadline deadline) const {
+  std::unique_lock lock(mutex_);
+  const auto seen = rounds_;
+  waker_.wake();
+  if (changed_.wait_until(lock, deadline.at(), [&] { return rounds_ > seen; })) return {};
+  return fail(ErrorKind::timed_out, "the custodian of failed sessions did not come round in time");
+}
+
 void Custodian::run() noexcept {
   std::list<Ward> wards;
   for (bool going_on = true; going_on;) {
@@ -146,7 +154,9 @@ bool Custodian::admit(std::list<Ward>& wards) {
     std::lock_guard lock(mutex_);
     charges.swap(inbox_);
     stopping = stopping_;
+    ++rounds_;
   }
+  changed_.notify_all();
   for (auto& charge : charges) {
     auto endpoint = charge.open.endpoint;
     try {

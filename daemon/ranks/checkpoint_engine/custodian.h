@@ -60,6 +60,8 @@ class Custodian {
   /// Waits for a callback that is running, so it must not be called from one.
   void on_closed(std::function<void(const std::string& endpoint)> callback);
   std::vector<OpenEndpoint> drain(Deadline deadline);
+  /// Wakes the thread and waits until it begins another round; timed_out.
+  Result<> check_alive(Deadline deadline) const;
 
   /// Ends the thread and closes everything that it held. Idempotent.
   void stop() noexcept;
@@ -77,10 +79,11 @@ class Custodian {
   const std::chrono::milliseconds keep_bound_;
   const Waker waker_;
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<Charge> inbox_;       ///< guarded by mutex_, as the next two
+  mutable std::condition_variable changed_;
+  std::vector<Charge> inbox_;       ///< guarded by mutex_, as the next three
   std::vector<OpenEndpoint> held_;  ///< inbox and wards together
   bool stopping_ = false;
+  std::uint64_t rounds_ = 0;  ///< begun
   std::mutex callback_mutex_;
   std::function<void(const std::string&)> callback_;  ///< guarded by callback_mutex_
   std::thread thread_;

@@ -49,6 +49,7 @@ class WorkerEndpoints : public Endpoints {
   void on_closed(std::function<void(const std::string&)> callback) override {
     custodian_->on_closed(std::move(callback));
   }
+  Result<> check_alive(Deadline deadline) const override { return custodian_->check_alive(deadline); }
   std::vector<OpenEndpoint> drain(Deadline deadline) override { return custodian_->drain(deadline); }
 
  private:

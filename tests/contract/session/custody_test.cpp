@@ -1,4 +1,5 @@
 #include <catch2/catch.hpp>
+#include <future>
 #include <mutex>
 
 #include "tests/contract/session/harness.h"
@@ -118,6 +119,22 @@ TEST_CASE("a rank that never comes is waited for only so long") {
   CHECK(setup.endpoints->drain(Deadline::in(kPatience)).empty());
   CHECK(setup.closed.endpoints() == std::vector{endpoint});
   CHECK(std::filesystem::is_empty(setup.directory.path() / "r"));
+}
+
+TEST_CASE("a custodian that comes round is alive, one that is stuck is not") {
+  Setup setup(0ms);
+  CHECK(setup.endpoints->check_alive(Deadline::in(kPatience)));
+  std::promise<void> opened;
+  auto gate = opened.get_future().share();
+  setup.endpoints->on_closed([gate](const std::string&) { gate.wait_for(kPatience); });  // a disk that hangs, say
+  setup.session->fail({ErrorKind::cancelled, "nobody came"});
+  setup.session.reset();
+  auto stuck = setup.endpoints->check_alive(Deadline::in(100ms));
+  for (int i = 0; i < 50 && stuck; ++i) stuck = setup.endpoints->check_alive(Deadline::in(100ms));
+  opened.set_value();
+  REQUIRE_FALSE(stuck);
+  CHECK(stuck.error().kind == ErrorKind::timed_out);
+  CHECK(setup.endpoints->check_alive(Deadline::in(kPatience)));
 }
 
 TEST_CASE("a stalled rank is not given up when keep_bound has passed") {

@@ -122,6 +122,9 @@ class FakeOperations final : public operations::Operations {
     if (!ready) status.not_ready = {"a/b@1 is loading"};
     return status;
   }
+  Result<api::Reload> reload() override {
+    return answer("reload", api::Reload{.applied = {"log_level"}, .needs_restart = {"store.budget"}});
+  }
 
  private:
   static api::Engine engine_named(const std::string& name) {

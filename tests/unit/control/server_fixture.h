@@ -26,6 +26,7 @@ class ServerFixture {
 
   std::string socket() const { return options_.socket.native(); }
   http::Endpoint endpoint() const { return {.host = {}, .port = 0, .unix_path = socket()}; }
+  control::Server& server() { return *server_; }
   void stop() { server_.reset(); }
 
   Result<http::Response> send(const http::Request& request) const {

@@ -199,6 +199,28 @@ TEST_CASE("a handler that takes too long is 504 and its result is dropped") {
   CHECK(next.find("load-1") == next.npos);
 }
 
+TEST_CASE("a reload is one request, and its refusal an answer") {
+  ServerFixture site;
+  auto reloaded = site.send({.method = "POST", .target = "/v1/reload"});
+  CHECK(json_of(reloaded)["applied"] == nlohmann::json{"log_level"});
+  CHECK(json_of(reloaded)["needs_restart"] == nlohmann::json{"store.budget"});
+  site.operations.fail_with({ErrorKind::invalid_argument, "line 3 is wrong"});
+  CHECK(site.send({.method = "POST", .target = "/v1/reload"})->status == 400);
+}
+
+TEST_CASE("the server gives a sign of life while every worker is stuck") {
+  Gate gate;
+  ServerFixture site;
+  site.operations.on_call = [&] { gate.pass(); };
+  std::vector<std::future<Result<http::Response>>> stuck;
+  for (int i = 0; i < 4; ++i)
+    stuck.push_back(std::async(std::launch::async, [&] { return site.send({.target = "/v1/status"}); }));
+  REQUIRE(gate.await(4));
+  CHECK(site.server().check_alive(Deadline::in(kLong)));
+  gate.open();
+  for (auto& each : stuck) CHECK(each.get());
+}
+
 TEST_CASE("healthz answers while every worker is stuck, and a request that waited in vain never begins") {
   ServerFixture site([](control::Options& options) { options.handler_timeout = 200ms; });
   Gate gate;

@@ -32,6 +32,7 @@ class FakeEndpoints final : public ranks::Endpoints {
   void adopt(const std::vector<ranks::OpenEndpoint>& open, const Error&) override { adopted = open; }
   std::vector<ranks::OpenEndpoint> in_custody() const override;
   void on_closed(std::function<void(const std::string&)> callback) override;
+  Result<> check_alive(Deadline) const override { return {}; }
   std::vector<ranks::OpenEndpoint> drain(Deadline) override { return in_custody(); }
 
   /// As the custodian does when a rank has gone.

@@ -47,7 +47,8 @@ struct House {
         {*catalogue, *store, *jobs, *journal, endpoints, raw, collective::local::make_group,
          [this](const std::string&, const std::string&, const std::string&) -> Result<std::unique_ptr<fleet::Engine>> {
            return std::make_unique<tests::FakeEngine>(behaviour, endpoints);
-         }},
+         },
+         [this] { return reread(); }},
         options);
   }
 
@@ -95,6 +96,7 @@ struct House {
     return *ended;
   }
 
+  std::function<Result<Reread>()> reread = [] { return Reread{}; };  ///< what a reload finds
   tests::Folder folder;
   std::vector<std::unique_ptr<device::Device>> devices;
   std::vector<device::Device*> raw;
@@ -407,4 +409,114 @@ TEST_CASE("files that were only touched are still the version that is resident")
   REQUIRE(again);
   CHECK(again->state == "succeeded");
   CHECK(again->result.find("\"already_resident\":true") != std::string::npos);
+}
+
+// ---- reload ----
+
+namespace {
+
+Reread reread_of(Options options, std::vector<api::EngineRequest> engines = {}) {
+  return {std::move(options), std::move(engines), {"push.arena"}, {"store.budget"}, [] {}};
+}
+
+}  // namespace
+
+TEST_CASE("a reload counts for what begins after it, and status tells its outcome") {
+  House house;
+  house.load_or_die("1", 1);
+  house.add_engine();
+  CHECK_FALSE(house.operations->status().last_reload);
+  house.reread = [] {
+    Options options;
+    options.arena_bytes = 16;
+    return reread_of(options);
+  };
+  auto reload = house.operations->reload();
+  REQUIRE(reload);
+  CHECK(reload->applied == std::vector<std::string>{"push.arena"});
+  CHECK(reload->needs_restart == std::vector<std::string>{"store.budget"});
+  CHECK(house.operations->status().last_reload->failed.empty());
+  CHECK_FALSE(house.operations->preview_update(House::to("1")));  // no tensor fits into 16 bytes
+}
+
+TEST_CASE("a reload that is refused changes nothing") {
+  House house;
+  house.load_or_die("1", 1);
+  house.add_engine();
+  bool adopted = false;
+  Options options;
+  options.arena_bytes = 16;
+  auto wanted = reread_of(options, {{"new", "sglang", "http://127.0.0.1:1", "m", {}}});
+  wanted.adopt = [&] { adopted = true; };
+  std::string culprit;
+  SECTION("a file that is wrong") {
+    culprit = "line 3";
+    house.reread = []() -> Result<Reread> { return fail(ErrorKind::invalid_argument, "line 3 is wrong"); };
+  }
+  SECTION("an engine that cannot be, behind one that can") {
+    culprit = "HOST-9";
+    wanted.engines.push_back({"other", "sglang", "http://127.0.0.1:1", "m", {"HOST-9"}});
+    house.reread = [&]() -> Result<Reread> { return wanted; };
+  }
+  SECTION("a preload that is no version") {
+    culprit = "no version";
+    wanted.options.preloads = {{"no version", "/x", true}};
+    house.reread = [&]() -> Result<Reread> { return wanted; };
+  }
+  auto reload = house.operations->reload();
+  REQUIRE_FALSE(reload);
+  CHECK(reload.error().kind == ErrorKind::invalid_argument);
+  CHECK(says(reload.error(), "stays as it was"));
+  CHECK(says(reload.error(), culprit));
+  CHECK(house.operations->status().last_reload->failed.find(culprit) != std::string::npos);
+  CHECK_FALSE(adopted);
+  CHECK(house.operations->engines().size() == 1);
+  CHECK(house.operations->preview_update(House::to("1")));
+
+  house.reread = [&]() -> Result<Reread> { return reread_of({}); };
+  CHECK(house.operations->reload());
+  CHECK(house.operations->status().last_reload->failed.empty());
+}
+
+TEST_CASE("a reload loads new preloads and registers new engines") {
+  House house;
+  Options options;
+  options.preloads = {{"m@1", house.checkpoint("v1", 1), true}};
+  house.reread = [&] { return reread_of(options, {{"new", "sglang", "http://127.0.0.1:1", "m", {}}}); };
+  REQUIRE(house.operations->reload());
+  CHECK(house.operations->engine("new"));
+  CHECK(house.operations->status().preloads == 1);
+  const auto deadline = Deadline::in(10s);
+  while (!house.operations->status().ready && !deadline.passed()) std::this_thread::sleep_for(5ms);
+  CHECK(house.operations->version("m", "1", false)->state == "resident");
+  REQUIRE(house.operations->reload());  // the same again loads nothing again
+  CHECK(house.operations->jobs().size() == 1);
+}
+
+TEST_CASE("reloads amid loads and updates disturb neither") {
+  House house;
+  const auto uri = house.checkpoint("v1", 1);
+  house.add_engine();
+  std::atomic<std::uint64_t> arena_bytes = 0;
+  house.reread = [&] {
+    Options options;
+    options.deadlines = house.deadlines;
+    options.answer_grace = 200ms;
+    options.bucket_bytes = 4096;
+    options.arena_bytes = (++arena_bytes % 2 + 1) * 65536;  // plan and allocation must see the same one
+    return reread_of(options);
+  };
+  std::jthread reloading([&](std::stop_token stop) {
+    while (!stop.stop_requested()) CHECK_NOTHROW(house.operations->reload().value());
+  });
+  for (int round = 0; round < 10; ++round) {
+    const auto version = std::to_string(round);
+    auto loaded = house.load(version, uri);
+    REQUIRE(loaded);
+    REQUIRE(loaded->state == "succeeded");
+    auto updated = house.run_update(House::to(version));
+    INFO((updated.error ? updated.error->sentence : ""));
+    REQUIRE(updated.state == "succeeded");
+    REQUIRE(house.operations->evict("m", version, true));
+  }
 }
