@@ -1,0 +1,3 @@
+#compdef ckptd
+# What --help shows.
+_gnu_generic
