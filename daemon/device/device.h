@@ -16,6 +16,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -61,6 +62,9 @@ class Event {
   virtual bool reached() const = 0;
   /// timed_out when the point is not reached by then; the error of the stream when work before it failed.
   virtual Result<> wait(Deadline deadline) = 0;
+  /// When the device came to the point, as the device saw it and not as somebody noticed. Empty before it is reached,
+  /// before the first record(), and of a device that cannot tell.
+  virtual std::optional<Clock::time_point> reached_at() const = 0;
 };
 
 class Stream {

@@ -285,6 +285,33 @@ void event_contract() {
     must(event->wait(patience()));
     CHECK(event->reached());
   }
+  SECTION("an event tells when it was reached, if its device can") {
+    constexpr std::size_t kBytes = 100'000;
+    auto memory = must(device.allocate(kBytes));
+    const Bytes bytes = random_bytes(kBytes, random);
+    auto later = must(device.make_event());
+    CHECK_FALSE(event->reached_at());
+    HeldStream held(device);
+    must(held->copy_from_host(memory->range(), bytes.data()));
+    must(held->record(*event));
+    must(held->copy_from_host(memory->range(), bytes.data()));
+    must(held->record(*later));
+    CHECK_FALSE(event->reached_at());
+    const auto before = Clock::now();
+    held.release();
+    must(later->wait(patience()));
+    const auto after = Clock::now();
+    if (event->reached_at()) {  // who asks late is told no later time
+      CHECK(*event->reached_at() >= before);
+      CHECK(*event->reached_at() <= later->reached_at().value());
+      CHECK(*later->reached_at() <= after);
+      std::this_thread::sleep_for(2ms);
+      CHECK(*later->reached_at() <= after);
+    }
+    HeldStream again(device);
+    must(again->record(*event));
+    CHECK_FALSE(event->reached_at());
+  }
   SECTION("a stream waits for the record that was the last one when it was told to wait") {
     // A wait for the later record would close a circle: `second` records it after waiting for `first`.
     HeldStream held(device);

@@ -4,7 +4,8 @@
 //
 // A memfd over-commits: without fallocate its pages are found when they are first written, and a page that is not there
 // is a SIGBUS in the middle of an update. Reserving costs the first touch of every page, about a second for 4 GiB, but
-// it is paid before the first bucket moves and its failure is an error. Everything here is safe from any thread.
+// it is paid before the first bucket moves and its failure is an error. What then still costs, entering the pages into
+// our page table, goes on in the background while the memory is used. Everything here is safe from any thread.
 #pragma once
 
 #include <cstdint>

@@ -67,6 +67,11 @@ Result<> HostEvent::wait(Deadline deadline) {
   return timeline_->wait(place_, deadline);
 }
 
+std::optional<Clock::time_point> HostEvent::reached_at() const {
+  if (!timeline_ || !timeline_->reached(place_) || time_->mark.load(std::memory_order_relaxed) != mark_) return {};
+  return Clock::time_point(Clock::duration(time_->at.load(std::memory_order_relaxed)));
+}
+
 Result<std::unique_ptr<Stream>> HostStream::create(std::string name) {
   try {
     return std::make_unique<HostStream>(std::move(name));
@@ -104,6 +109,7 @@ Result<> HostStream::record(Event& event) {
   auto* ours = dynamic_cast<HostEvent*>(&event);
   if (ours == nullptr)
     return fail(ErrorKind::invalid_argument, "{}: the event to record is not a host device's", name_);
+  queue(Mark{ours->time_, ++ours->mark_});
   ours->timeline_ = timeline_;
   ours->place_ = queued_;
   return {};
@@ -151,10 +157,16 @@ void HostStream::work() {
 }
 
 // After an error only copies are left out, because nothing may be built on bytes that never arrived. Waits still hold,
-// since who waits for readers frees the memory next; wakers still wake, since who sleeps must learn of the error.
+// since who waits for readers frees the memory next; wakers still wake, since who sleeps must learn of the error. Marks
+// are cheap.
 Result<> HostStream::carry_out(const Item& item) const {
   if (const auto* wake = std::get_if<Wake>(&item)) {
     wake->waker->wake();
+    return {};
+  }
+  if (const auto* mark = std::get_if<Mark>(&item)) {
+    mark->time->at.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed);
+    mark->time->mark.store(mark->number, std::memory_order_relaxed);
     return {};
   }
   if (const auto* wait = std::get_if<WaitFor>(&item)) return wait->timeline->wait(wait->place);

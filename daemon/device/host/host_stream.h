@@ -1,14 +1,15 @@
 // Streams and events of host devices.
 //
 // A stream is one worker thread and one queue. Its items are numbered from 1; its timeline says up to which number they
-// are done. An event is nothing but a place on a timeline, so recording queues nothing and allocates nothing:
+// are done. Recording queues a mark, with which the worker notes the time; an event is the place of its last mark:
 //
-//   stream A  | 1 copy | 2 copy |           event = (A, 2)
-//   stream B  | 1 wait (A, 2)   | 2 copy |
+//   stream A  | 1 copy | 2 copy | 3 mark |           event = (A, 3)
+//   stream B  | 1 wait (A, 3)            | 2 copy |
 //
 // Waits between streams cannot form a cycle: an item waits only for items that were queued before it.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -48,15 +49,25 @@ class Timeline {
   std::uint64_t failed_at_ = 0;
 };
 
+/// When a worker came to an event's mark. Relaxed: who reads it has seen on the timeline that the mark is done, and no
+/// order beyond that may come from here, or ThreadSanitizer would miss waits that are missing.
+struct MarkTime {
+  std::atomic<std::uint64_t> mark = 0;  ///< the one that `at` is of
+  std::atomic<Clock::rep> at = 0;
+};
+
 class HostEvent final : public Event {
  public:
   bool reached() const override;
   Result<> wait(Deadline deadline) override;
+  std::optional<Clock::time_point> reached_at() const override;
 
  private:
   friend class HostStream;
   std::shared_ptr<const Timeline> timeline_;  // null before the first record
   std::uint64_t place_ = 0;
+  std::uint64_t mark_ = 0;  // counts the records
+  const std::shared_ptr<MarkTime> time_ = std::make_shared<MarkTime>();  // outlives us in marks that are queued
 };
 
 class HostStream final : public Stream {
@@ -91,7 +102,11 @@ class HostStream final : public Stream {
   struct Wake {
     const Waker* waker;
   };
-  using Item = std::variant<HostCopy, DeviceCopy, WaitFor, Wake>;
+  struct Mark {
+    std::shared_ptr<MarkTime> time;
+    std::uint64_t number;
+  };
+  using Item = std::variant<HostCopy, DeviceCopy, WaitFor, Wake, Mark>;
 
   void queue(Item item);
   void work();

@@ -63,6 +63,12 @@ bool Order::reached(const Place& place) const {
   return is_reached(place);
 }
 
+std::optional<Clock::time_point> Order::reached_at(const Place& place) const {
+  std::lock_guard lock(mutex_);
+  if (!place.queue || place.number == 0 || !is_reached(place)) return {};
+  return place.queue->done_at[place.number - 1];
+}
+
 Result<> Order::wait(const Place& place, Deadline deadline) {
   std::unique_lock lock(mutex_);
   if (place.queue) demand(*place.queue, place.number);
@@ -154,6 +160,7 @@ void Order::run_first(std::unique_lock<std::mutex>& lock, Queue& queue) {
   }
   queue.running = false;
   ++queue.done;
+  queue.done_at.push_back(Clock::now());
   if (!outcome && !queue.error) {
     queue.error = std::move(outcome).error();
     queue.failed_at = queue.done;

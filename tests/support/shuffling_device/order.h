@@ -37,6 +37,7 @@ struct Item {
 struct Queue {
   std::deque<Item> items;
   std::uint64_t queued = 0, done = 0;
+  std::vector<Clock::time_point> done_at;  // of each item, in their order
   std::uint64_t demanded = 0;  // somebody waits for the items up to here
   bool running = false;
   bool eager = false;  // whether it moves although nobody waits
@@ -57,6 +58,7 @@ class Order {
   void add(const std::shared_ptr<Queue>& queue, Item item);
   Place end_of(const std::shared_ptr<Queue>& queue) const;
   bool reached(const Place& place) const;
+  std::optional<Clock::time_point> reached_at(const Place& place) const;
   Result<> wait(const Place& place, Deadline deadline);
 
   void fail_nth(Call call, unsigned n, std::string device);

@@ -20,6 +20,7 @@ class ShuffledEvent final : public device::Event {
     CKPTD_TRY(order_->count(Call::event_wait, device_));
     return order_->wait(place_, deadline);
   }
+  std::optional<Clock::time_point> reached_at() const override { return order_->reached_at(place_); }
 
   Place place_;
 

@@ -151,4 +151,18 @@ TEST_CASE("a copy that leaves its allocation is an error, not a crash") {
   CHECK_FALSE(upload_to(range.part(0, 1)));
 }
 
+TEST_CASE("memory may be used and freed while its pages are still being entered into the page table") {
+  auto device = make_host_device(0);
+  const std::vector<std::byte> bytes(1 << 20, std::byte{7});
+  for (int round = 0; round < 20; ++round) {
+    auto memory = device->allocate(48 << 20);
+    REQUIRE(memory);
+    auto stream = *device->make_stream();
+    const auto at = (*memory)->range().part(static_cast<std::uint64_t>(round) << 21, bytes.size());
+    REQUIRE(stream->copy_from_host(at, bytes.data()));
+    REQUIRE(stream->synchronize(Deadline::in(60s)));
+    CHECK(*reinterpret_cast<const std::byte*>(at.address + bytes.size() - 1) == std::byte{7});
+  }
+}
+
 }  // namespace ckptd::device::host
