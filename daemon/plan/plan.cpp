@@ -61,6 +61,68 @@ void append(std::vector<std::byte>& bytes, T value) {
   for (std::size_t i = 0; i < sizeof value; ++i) bytes.push_back(static_cast<std::byte>(value >> (8 * i)));
 }
 
+Result<> check_fits(const weights::Tensor& tensor, const weights::Manifest& manifest, const Request& request) {
+  if (tensor.extent.bytes <= request.arena_bytes) return {};
+  return fail(ErrorKind::no_space,
+              "tensor {} is {} and the arena on the device holds {}: a tensor never spans buckets, so give the arena at "
+              "least {} ([push] arena), or free memory on the device",
+              tensor.name, show_bytes(tensor.extent.bytes), show_bytes(request.arena_bytes),
+              show_bytes(smallest_arena_bytes(manifest, request.packing)));
+}
+
+/// What a bucket holds at most, unless one tensor alone is larger: doubles from the first bucket to the full size.
+std::uint64_t bucket_limit(std::size_t number, const Request& request) {
+  const auto full = std::min(request.packing.bucket_bytes, request.arena_bytes);
+  const auto first = request.packing.first_bucket_bytes;
+  if (first == 0 || number >= static_cast<std::size_t>(std::countl_zero(first))) return full;
+  return std::min(full, first << number);
+}
+
+/// Where to start so that the first bucket is small.
+std::size_t first_tensor(const weights::Manifest& manifest, const Packing& packing) {
+  if (packing.first_bucket_bytes == 0) return 0;
+  const auto at = std::ranges::find_if(
+      manifest.tensors, [&](const auto& tensor) { return tensor.extent.bytes <= packing.first_bucket_bytes; });
+  return at == manifest.tensors.end() ? 0 : static_cast<std::size_t>(at - manifest.tensors.begin());
+}
+
+void fill_buckets(Plan& plan, const weights::Manifest& manifest, const weights::Layout& layout,
+                  const Request& request) {
+  Filling filling(request.packing, layout.segment_bytes());
+  const auto close_bucket = [&] {
+    plan.buckets.push_back(filling.take());
+    plan.copy_runs += plan.buckets.back().runs.size();
+  };
+  const auto count = manifest.tensors.size(), start = first_tensor(manifest, request.packing);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto index = static_cast<std::uint32_t>((start + i) % count);
+    const auto& tensor = manifest.tensors[index];
+    const auto resting = layout.resting_offset(tensor.extent);
+    const auto limit = bucket_limit(plan.buckets.size(), request);
+    if (!filling.empty() && filling.offset_for(tensor, resting) + tensor.extent.bytes > limit) close_bucket();
+    filling.add(index, tensor, resting);
+    plan.tensor_bytes += tensor.extent.bytes;
+  }
+  if (!filling.empty()) close_bucket();
+}
+
+void give_slots(Plan& plan, const Request& request) {
+  const auto alignment = request.packing.run_alignment;
+  // Rounded so that the next slot starts aligned, but never past the arena's end.
+  const auto slot_bytes = [&](std::size_t number) {
+    if (number >= plan.buckets.size()) return std::uint64_t{0};
+    return std::min(round_up(plan.buckets[number].bytes, alignment), request.arena_bytes);
+  };
+  Slots slots(request.arena_bytes, alignment);
+  for (std::size_t number = 0; number < plan.buckets.size(); ++number) {
+    auto& bucket = plan.buckets[number];
+    const auto slot = slots.take(static_cast<std::uint32_t>(number), slot_bytes(number), slot_bytes(number + 1));
+    bucket.slot_offset = slot.offset;
+    bucket.after = slot.after;
+    bucket.owner = static_cast<std::uint32_t>(number) % request.members;
+  }
+}
+
 }  // namespace
 
 std::string_view name_of(FanOut fan_out) { return fan_out == FanOut::broadcast ? "broadcast" : "independent"; }
@@ -84,39 +146,10 @@ weights::Digest Plan::digest() const {
 }
 
 Result<Plan> make_plan(const weights::Manifest& manifest, const weights::Layout& layout, const Request& request) {
-  const auto& packing = request.packing;
-  const auto limit = std::min(packing.bucket_bytes, request.arena_bytes);
+  for (const auto& tensor : manifest.tensors) CKPTD_TRY(check_fits(tensor, manifest, request));
   Plan plan{.buckets = {}, .fan_out = request.fan_out, .arena_bytes = request.arena_bytes};
-  Filling filling(packing, layout.segment_bytes());
-  Slots slots(request.arena_bytes);
-
-  auto close_bucket = [&] {
-    auto bucket = filling.take();
-    const auto number = static_cast<std::uint32_t>(plan.buckets.size());
-    // The range is rounded so that the next slot starts aligned, but never past the arena's end.
-    const auto rounded = std::min(round_up(bucket.bytes, packing.run_alignment), request.arena_bytes);
-    const auto slot = slots.take(number, rounded);
-    bucket.slot_offset = slot.offset;
-    bucket.after = slot.after;
-    bucket.owner = number % request.members;
-    plan.copy_runs += bucket.runs.size();
-    plan.buckets.push_back(std::move(bucket));
-  };
-
-  for (std::uint32_t i = 0; i < manifest.tensors.size(); ++i) {
-    const auto& tensor = manifest.tensors[i];
-    if (tensor.extent.bytes > request.arena_bytes)
-      return fail(ErrorKind::no_space,
-                  "tensor {} is {} and the arena on the device holds {}: a tensor never spans buckets, so give the "
-                  "arena at least {} ([push] arena), or free memory on the device",
-                  tensor.name, show_bytes(tensor.extent.bytes), show_bytes(request.arena_bytes),
-                  show_bytes(smallest_arena_bytes(manifest, packing)));
-    const auto resting = layout.resting_offset(tensor.extent);
-    if (!filling.empty() && filling.offset_for(tensor, resting) + tensor.extent.bytes > limit) close_bucket();
-    filling.add(i, tensor, resting);
-    plan.tensor_bytes += tensor.extent.bytes;
-  }
-  if (!filling.empty()) close_bucket();
+  fill_buckets(plan, manifest, layout, request);
+  give_slots(plan, request);
   return plan;
 }
 

@@ -5,6 +5,9 @@
 //   bucket               one copy run     one copy run  neighbours whose offsets suit their dtypes travel as one run
 //   arena           [bucket 0    ][bucket 1    ][...]   slots: ranges given out like a ring
 //
+// The first buckets are small, so that a rank has something to load at once, and each next one may be twice as large:
+// the plan starts at the first tensor that fits the first bucket and takes those before it last.
+//
 // A bucket may be written into its slot once the first `after` buckets of the plan have been reloaded by the rank: the
 // slot overlaps none of the later ones.
 #pragma once
@@ -14,6 +17,7 @@
 #include <vector>
 
 #include "common/result.h"
+#include "common/units.h"
 #include "daemon/weights/layout.h"
 #include "daemon/weights/manifest.h"
 
@@ -27,7 +31,11 @@ std::string_view name_of(FanOut fan_out);
 struct Packing {
   std::uint64_t bucket_bytes = 0;    ///< a bucket holds at most this, unless one tensor alone is larger
   std::uint64_t run_alignment = 256; ///< where each copy run starts
+  std::uint64_t first_bucket_bytes = 0;  ///< what the first bucket holds at most; 0: as the others
 };
+
+/// Uploaded in two milliseconds or so, and many times what a round trip to a rank costs.
+inline constexpr std::uint64_t kFirstBucketBytes = 16 * kMiB;
 
 struct Placement {
   std::uint32_t tensor = 0;   ///< index into the manifest

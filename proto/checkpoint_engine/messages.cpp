@@ -1,5 +1,10 @@
 #include "proto/checkpoint_engine/messages.h"
 
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "common/utf8.h"
 #include "proto/pickle/writer.h"
 
@@ -32,21 +37,46 @@ void write_from_file_as_bytes(Writer& writer) {
   writer.build();
 }
 
-void write_tensor(Writer& writer, const TensorMetadata& tensor) {
-  writer.empty_dict();
-  writer.mark();
-  writer.text("name");
-  writer.text(tensor.name);
-  writer.text("dtype");
-  writer.global("torch", tensor.torch_dtype);
-  writer.text("shape");
-  writer.mark();
-  for (auto extent : tensor.shape) writer.unsigned_integer(extent);
-  writer.tuple_from_mark();
-  writer.text("offset");
-  writer.unsigned_integer(tensor.offset);
-  writer.set_items();
-}
+/// What stands between what differs from tensor to tensor. A message has thousands of tensors and few dtypes.
+class TensorWriter {
+ public:
+  explicit TensorWriter(Writer& writer) : writer_(writer) {
+    Writer parts;
+    parts.empty_dict();
+    parts.mark();
+    parts.text("name");
+    before_name_ = parts.take_part();
+    parts.tuple_from_mark();
+    parts.text("offset");
+    before_offset_ = parts.take_part();
+  }
+
+  void write(const TensorMetadata& tensor) {
+    writer_.part(before_name_);
+    writer_.text(tensor.name);
+    writer_.part(before_shape(tensor.torch_dtype));
+    for (auto extent : tensor.shape) writer_.unsigned_integer(extent);
+    writer_.part(before_offset_);
+    writer_.unsigned_integer(tensor.offset);
+    writer_.set_items();
+  }
+
+ private:
+  const std::string& before_shape(std::string_view torch_dtype) {
+    const auto known = std::ranges::find(before_shape_, torch_dtype, &std::pair<std::string_view, std::string>::first);
+    if (known != before_shape_.end()) return known->second;
+    Writer parts;
+    parts.text("dtype");
+    parts.global("torch", torch_dtype);
+    parts.text("shape");
+    parts.mark();
+    return before_shape_.emplace_back(torch_dtype, parts.take_part()).second;
+  }
+
+  Writer& writer_;
+  std::string before_name_, before_offset_;
+  std::vector<std::pair<std::string_view, std::string>> before_shape_;  ///< by dtype
+};
 
 }  // namespace
 
@@ -96,7 +126,8 @@ std::string reload(std::span<const TensorMetadata> tensors) {
   writer.reserve(expected_bytes);
   writer.empty_list();
   writer.mark();
-  for (const auto& tensor : tensors) write_tensor(writer, tensor);
+  TensorWriter tensor_writer(writer);
+  for (const auto& tensor : tensors) tensor_writer.write(tensor);
   writer.appends();
   return writer.take();
 }

@@ -1,5 +1,6 @@
 #include "proto/pickle/writer.h"
 
+#include <array>
 #include <bit>
 #include <limits>
 #include <utility>
@@ -16,7 +17,9 @@ constexpr char kTuple = 't', kTuple1 = '\x85', kTuple2 = '\x86', kTuple3 = '\x87
 constexpr char kEmptyList = ']', kAppends = 'e', kEmptyDict = '}', kSetItems = 'u';
 
 void put_little_endian(std::string& buffer, std::uint64_t value, unsigned bytes) {
-  for (unsigned i = 0; i < bytes; ++i) buffer.push_back(static_cast<char>(value >> (8 * i)));
+  std::array<char, sizeof value> little{};
+  for (unsigned i = 0; i < little.size(); ++i) little[i] = static_cast<char>(value >> (8 * i));
+  buffer.append(little.data(), bytes);
 }
 
 /// Bytes of the shortest two's complement form: the top bit of the last byte is the sign.
@@ -95,6 +98,12 @@ void Writer::empty_dict() { op(kEmptyDict); }
 void Writer::set_items() { op(kSetItems); }
 void Writer::reduce() { op(kReduce); }
 void Writer::build() { op(kBuild); }
+
+std::string Writer::take_part() {
+  auto opcodes = buffer_.substr(2);  // behind kProto and kProtocol
+  begin();
+  return opcodes;
+}
 
 std::string Writer::take() {
   op(kStop);

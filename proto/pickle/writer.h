@@ -34,6 +34,11 @@ class Writer {
   void reduce();      ///< REDUCE: callable and argument tuple -> the call's result
   void build();       ///< BUILD: object and state -> object.__setstate__(state)
 
+  /// Opcodes that another writer has made, see take_part(): for what is repeated many times.
+  void part(std::string_view opcodes) { buffer_.append(opcodes); }
+  /// What was written so far, without the pickle's begin and end. The writer starts a new one.
+  std::string take_part();
+
   void reserve(std::size_t bytes) { buffer_.reserve(bytes); }
   /// The finished pickle, with STOP. The writer starts a new one.
   std::string take();

@@ -1,8 +1,10 @@
 #include "daemon/ranks/checkpoint_engine/wire_types.h"
 
+#include <deque>
 #include <limits>
 
 #include "common/utf8.h"
+#include "proto/checkpoint_engine/messages.h"
 
 namespace ckptd::ranks::checkpoint_engine {
 namespace {
@@ -18,7 +20,7 @@ Result<> check_tensor(const weights::Tensor& tensor) {
   for (auto extent : tensor.shape)
     if (extent > kLargestExtent)
       return fail(ErrorKind::unsupported, "torch counts elements in 63 bits, {} of them are too many", extent);
-  CKPTD_TRY(torch_shape_of(tensor.dtype, tensor.shape));
+  if (tensor.dtype == weights::Dtype::f4) CKPTD_TRY(torch_shape_of(tensor.dtype, tensor.shape));
   return {};
 }
 
@@ -62,6 +64,26 @@ Result<std::vector<std::uint64_t>> torch_shape_of(weights::Dtype dtype, std::spa
                 fmt::join(shape, ","));
   torch_shape.back() /= 2;
   return torch_shape;
+}
+
+Result<std::string> reload_message(std::span<const TensorView> tensors) {
+  std::deque<std::vector<std::uint64_t>> packed_shapes;  // of those that torch counts otherwise; metadata points into it
+  std::vector<proto::checkpoint_engine::TensorMetadata> metadata;
+  metadata.reserve(tensors.size());
+  for (const auto& tensor : tensors) {
+    const auto torch_name = torch_name_of(tensor.dtype);
+    if (!torch_name)
+      return fail(ErrorKind::unsupported, "tensor {}: torch has no type for {}", tensor.name,
+                  weights::safetensors_name(tensor.dtype));
+    auto shape = tensor.shape;
+    if (tensor.dtype == weights::Dtype::f4) {
+      auto packed = torch_shape_of(tensor.dtype, tensor.shape);
+      if (!packed) return std::unexpected(packed.error().within(fmt::format("tensor {}", tensor.name)));
+      shape = packed_shapes.emplace_back(*std::move(packed));
+    }
+    metadata.push_back({tensor.name, *torch_name, shape, tensor.offset});
+  }
+  return proto::checkpoint_engine::reload(metadata);
 }
 
 Result<> check_carriable(const weights::Manifest& manifest) {

@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "common/result.h"
+#include "daemon/ranks/session.h"
 #include "daemon/weights/dtype.h"
 #include "daemon/weights/manifest.h"
 
@@ -22,6 +24,9 @@ std::optional<std::string_view> torch_name_of(weights::Dtype dtype);
 
 /// The shape as torch counts it. unsupported when F4 has no last dimension of an even size.
 Result<std::vector<std::uint64_t>> torch_shape_of(weights::Dtype dtype, std::span<const std::uint64_t> shape);
+
+/// The list of one bucket as the worker reads it, a pickle. unsupported, naming the tensor, as check_carriable() says it.
+Result<std::string> reload_message(std::span<const TensorView> tensors);
 
 /// unsupported, naming the first tensor that a rank could not take: its type, its shape or a name that is not UTF-8.
 Result<> check_carriable(const weights::Manifest& manifest);

@@ -64,22 +64,9 @@ Result<> WorkerSession::offer(const device::Export& memory) {
 }
 
 Result<> WorkerSession::reload(std::span<const TensorView> tensors, std::uint32_t number) {
-  std::vector<std::vector<std::uint64_t>> shapes;  // owns what the metadata points at
-  std::vector<messages::TensorMetadata> metadata;
-  shapes.reserve(tensors.size());
-  metadata.reserve(tensors.size());
-  for (const auto& tensor : tensors) {
-    auto torch_name = torch_name_of(tensor.dtype);
-    if (!torch_name)
-      return ckptd::fail(ErrorKind::unsupported, "tensor {}: torch has no type for {}", tensor.name,
-                         weights::safetensors_name(tensor.dtype));
-    auto shape = torch_shape_of(tensor.dtype, tensor.shape);
-    if (!shape) return std::unexpected(shape.error().within(fmt::format("tensor {}", tensor.name)));
-    shapes.push_back(*std::move(shape));
-    metadata.push_back({tensor.name, *torch_name, shapes.back(), tensor.offset});
-  }
+  auto message = CKPTD_TRY(reload_message(tensors));
   reload_number_ = number;
-  CKPTD_TRY(begin(Step::reload, &Sender::sent_reload, messages::reload(metadata)));
+  CKPTD_TRY(begin(Step::reload, &Sender::sent_reload, std::move(message)));
   touched_ = true;
   return {};
 }

@@ -53,6 +53,22 @@ TEST_CASE("long integers carry their sign in the top bit of the last byte") {
   CHECK(integer(std::numeric_limits<std::int64_t>::min()) == "\x8a\x08\x00\x00\x00\x00\x00\x00\x00\x80"s);
 }
 
+TEST_CASE("parts make the same pickle as what they were made of") {
+  Writer parts, writer, whole;
+  parts.empty_list();
+  parts.mark();
+  const auto begin = parts.take_part();
+  parts.appends();
+  CHECK(parts.take_part() == "e");
+  CHECK(parts.take_part().empty());
+  writer.part(begin);
+  writer.integer(7);
+  whole.empty_list();
+  whole.mark();
+  whole.integer(7);
+  CHECK(writer.take() == whole.take());
+}
+
 TEST_CASE("unsigned integers above the signed range have a ninth byte") {
   CHECK(unsigned_integer(7) == "K\x07"s);
   CHECK(unsigned_integer(std::uint64_t{1} << 63) == "\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x80\x00"s);

@@ -45,6 +45,10 @@ void check_invariants(const weights::Manifest& manifest, const Plan& plan, const
     REQUIRE(bucket.owner < request.members);
     REQUIRE(bucket.after <= b);
     REQUIRE((bucket.bytes <= request.packing.bucket_bytes || bucket.tensors.size() == 1));
+    if (b > 0 && round_up(bucket.bytes, request.packing.run_alignment) +
+                         round_up(plan.buckets[b - 1].bytes, request.packing.run_alignment) <=
+                     round_down(request.arena_bytes, request.packing.run_alignment))
+      REQUIRE(bucket.after < b);
     // The slot overlaps no bucket from `after` on.
     for (std::uint32_t other = bucket.after; other < b; ++other) {
       const auto& earlier = plan.buckets[other];
@@ -151,6 +155,7 @@ TEST_CASE("random manifests keep the invariants") {
     for (auto& [dtype, count] : tensors) dtype = dtypes[below(dtypes.size())], count = below(900);
     auto manifest = back_to_back(8 + below(9000), tensors);
     Request request{.members = static_cast<std::uint32_t>(1 + below(4)), .packing = {.bucket_bytes = 256 + below(4096)}};
+    if (below(2)) request.packing.first_bucket_bytes = 1 + below(1024);
     request.arena_bytes = smallest_arena_bytes(manifest, request.packing) + below(3) * 2048;
     const auto segment_bytes = (1 + below(3)) * 4096;
     auto plan = planned(manifest, request, segment_bytes);
@@ -183,16 +188,46 @@ TEST_CASE("two buckets of the asked size overlap upload and reload") {
 }
 
 TEST_CASE("slots remember every earlier owner of a range") {
-  Slots slots(1000);
-  CHECK(slots.take(0, 400).after == 0);
-  CHECK(slots.take(1, 400).after == 0);
-  auto wrapped = slots.take(2, 300);
+  Slots slots(1000, 1);
+  CHECK(slots.take(0, 400, 400).after == 0);
+  CHECK(slots.take(1, 400, 0).after == 0);  // nothing follows that would need what is left over
+  auto wrapped = slots.take(2, 300, 0);
   CHECK(wrapped.offset == 0);
   CHECK(wrapped.after == 1);
-  auto behind = slots.take(3, 600);  // over the rest of bucket 0 and all of bucket 1
+  auto behind = slots.take(3, 600, 0);  // over the rest of bucket 0 and all of bucket 1
   CHECK(behind.offset == 300);
   CHECK(behind.after == 2);
-  CHECK(slots.take(4, 1000).after == 4);
+  CHECK(slots.take(4, 1000, 0).after == 4);
+}
+
+TEST_CASE("neighbours of uneven sizes that fit the arena together do not wait for each other") {
+  Slots slots(1024, 8);
+  std::vector<std::uint64_t> sizes{496, 480, 512, 504, 512, 488, 496, 512};
+  for (std::uint32_t i = 0; i < sizes.size(); ++i) {
+    const auto slot = slots.take(i, sizes[i], i + 1 < sizes.size() ? sizes[i + 1] : 0);
+    CHECK(slot.offset % 8 == 0);
+    CHECK(slot.after + 1 <= std::max(i, 1U));
+  }
+}
+
+TEST_CASE("the first buckets are small and grow, and a large tensor in front comes last") {
+  std::vector<std::pair<Dtype, std::uint64_t>> tensors(1000, {Dtype::u8, 1000});
+  tensors.insert(tensors.begin(), {Dtype::u8, 50'000});
+  auto manifest = back_to_back(0, tensors);
+  Request request{.members = 1, .arena_bytes = 100'000, .packing = {.bucket_bytes = 50'000}};
+  request.packing.first_bucket_bytes = 4000;
+  auto plan = planned(manifest, request, 2 * kMiB);
+  check_invariants(manifest, plan, request, 2 * kMiB);
+  for (std::size_t i = 0; i < 4; ++i) CHECK(plan.buckets.at(i).bytes == 4000ULL << i);
+  CHECK(plan.buckets.front().tensors.front().tensor == 1);
+  CHECK(plan.buckets.at(4).bytes == 50'000);
+  REQUIRE(plan.buckets.back().tensors.size() == 1);
+  CHECK(plan.buckets.back().tensors.front().tensor == 0);
+  CHECK(plan.copy_runs == plan.buckets.size());
+
+  // Nothing fits the first bucket: it begins where the model begins.
+  request.packing.first_bucket_bytes = 10;
+  CHECK(planned(manifest, request).buckets.front().tensors.front().tensor == 0);
 }
 
 TEST_CASE("the default bucket follows the model between its bounds") {
