@@ -151,7 +151,7 @@ void add_checkpoints(CLI::App& app, Typed& typed) {
                 [](CheckpointName name, const Typed&) { return SetKept{std::move(name), true}; });
   on_checkpoint(app.add_subcommand("unkeep", "lift that protection"), typed,
                 [](CheckpointName name, const Typed&) { return SetKept{std::move(name), false}; });
-  on_finish(app.add_subcommand("trim", "give the store's idle memory back to the system"), typed,
+  on_finish(app.add_subcommand("trim", "give idle memory of the store and kept arenas back to the system"), typed,
             [](const Typed&) { return Trim{}; });
 }
 

@@ -38,6 +38,14 @@ std::string show_store(const Status& status) {
   return out + fmt::format(", segments of {}", show_bytes(status.segment_bytes));
 }
 
+std::string show_device(const DeviceStatus& device) {
+  auto line = fmt::format("{}  {}, {} free", device.uuid, device.kind, show_bytes(device.free_bytes));
+  if (device.arena_bytes > 0) line += fmt::format(", {} in updates", show_bytes(device.arena_bytes));
+  if (device.kept_arena_bytes > 0)
+    line += fmt::format(", {} kept for the next update (ckptctl trim)", show_bytes(device.kept_arena_bytes));
+  return line;
+}
+
 std::string show_daemon(const Status& status, const View& view) {
   auto up = std::chrono::duration<double>(view.now - status.started).count();
   auto out = fmt::format("ckptd {}, pid {}, up {}, {}", status.daemon_version, status.pid,
@@ -80,7 +88,7 @@ std::string show_reload(const Reload& reload) {
 std::string show_status(const Status& status, const View& view) {
   std::vector<std::string> devices, engines;
   for (const auto& device : status.devices)
-    devices.push_back(fmt::format("{}  {}, {} free", device.uuid, device.kind, show_bytes(device.free_bytes)));
+    devices.push_back(show_device(device));
   for (const auto& engine : status.engines) engines.push_back(engine_in_status(engine));
   return render_fields({
       {"daemon", show_daemon(status, view)},

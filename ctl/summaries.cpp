@@ -56,7 +56,8 @@ std::string summary_of_load(const Job& job, const json& result) {
 std::string summary_of_engine(const json& engine) {
   auto lanes = list_in(engine, "lanes").size();
   auto bytes = count_in(engine, "bytes");
-  auto seconds = seconds_in(engine, "seconds"), waited = seconds_in(engine, "engine_wait_seconds");
+  auto seconds = seconds_in(engine, "seconds"), waited = seconds_in(engine, "engine_wait_seconds"),
+       first = seconds_in(engine, "first_bucket_seconds");
   auto fan_out = text_in(engine, "fan_out");
   auto line = fmt::format("  {}:", text_in(engine, "engine"));
   if (bytes) line += " " + show_bytes(*bytes);
@@ -66,6 +67,7 @@ std::string summary_of_engine(const json& engine) {
   if (bytes && seconds && *seconds > 0)
     line += fmt::format(", {}{}", show_rate(*bytes, *seconds), lanes > 1 ? " to each" : "");
   if (!fan_out.empty()) line += ", " + fan_out;
+  if (first) line += ", first bucket after " + show_seconds(*first);
   if (waited) line += ", waited " + show_seconds(*waited) + " for the engine";
   return line + "\n";
 }

@@ -76,6 +76,7 @@ operations::Options operations_options(const config::Config& config) {
   options.engine_timeout = config.engine_timeout;
   options.bucket_bytes = config.bucket_bytes;
   options.arena_bytes = config.arena_bytes;
+  options.keep_arena = config.keep_arena;
   options.fan_out = fan_out_of(config.fan_out);
   options.lock = name_of(config.lock);
   for (const auto& preload : config.preloads)

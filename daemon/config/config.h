@@ -53,6 +53,7 @@ struct Config {
 
   std::uint64_t bucket_bytes = 0;  ///< 0: chosen by size of the model, see docs
   std::uint64_t arena_bytes = 0;   ///< 0: what the plan wants, as far as the device has it
+  bool keep_arena = true;          ///< between updates
   FanOut fan_out = FanOut::automatic;
 
   std::chrono::milliseconds load_no_progress{60'000};

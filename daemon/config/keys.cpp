@@ -82,6 +82,9 @@ std::vector<Key<Config>> make_config_keys() {
       key("push.arena", "", &C::arena_bytes, size(true),
           "Device memory that an update takes on each device, at least one bucket; auto: what the plan wants, as far "
           "as the device has it.", Change::reload),
+      key("push.keep_arena", "", &C::keep_arena, truth(),
+          "Keeps the arena of a device for the next update, which then starts at once and cannot find its memory taken; "
+          "`ckptctl trim` frees it. false: freed after each update."),
       key("push.fan_out", "", &C::fan_out,
           choice<FanOut>({{"auto", FanOut::automatic},
                           {"independent", FanOut::independent},

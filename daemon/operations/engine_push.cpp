@@ -6,11 +6,12 @@
 #include <condition_variable>
 #include <future>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <system_error>
 #include <thread>
 
 #include "common/every.h"
 #include "common/units.h"
-#include "daemon/pipeline/arena.h"
 
 namespace ckptd::operations {
 namespace {
@@ -88,6 +89,49 @@ void tell(UpdateJob& job, const EnginePush& push, const pipeline::Progress& prog
   job.reloaded(push.engine, progress.reloaded_bytes);
 }
 
+/// From the request until the last of the devices had its first bucket; 0 when none came so far.
+double first_bucket_seconds(const EnginePush& push, const pipeline::Report& report) {
+  double seconds = 0;
+  for (const auto& lane : report.lanes)
+    for (const auto& span : lane.spans)
+      if (span.what == pipeline::Span::What::upload && span.bucket == 0)
+        seconds = std::max(seconds, std::chrono::duration<double>(span.end - push.requested).count());
+  return seconds;
+}
+
+/// Lanes run side by side: the longest is what the update waited for.
+double longest(const pipeline::Report& report, double pipeline::LaneReport::* seconds) {
+  double most = 0;
+  for (const auto& lane : report.lanes) most = std::max(most, lane.*seconds);
+  return most;
+}
+
+/// A lane's spans of one kind do not overlap, so their sum is how long its device or its rank was busy.
+jobs::StageTime busy_time(const std::string& stage, const pipeline::Report& report, pipeline::Span::What what) {
+  double most = 0;
+  std::uint64_t bytes = 0;
+  for (const auto& lane : report.lanes) {
+    double seconds = 0;
+    for (const auto& span : lane.spans) {
+      if (span.what != what) continue;
+      seconds += std::chrono::duration<double>(span.end - span.begin).count();
+      bytes += span.bytes;
+    }
+    most = std::max(most, seconds);
+  }
+  return {stage, most, bytes};
+}
+
+void tell_stages(UpdateJob& job, const std::string& engine, const pipeline::Report& report) {
+  std::uint64_t bytes = 0;
+  for (const auto& lane : report.lanes) bytes += lane.bytes;
+  job.took(engine, {"connect", longest(report, &pipeline::LaneReport::connect_seconds), 0});
+  job.took(engine, {"push", longest(report, &pipeline::LaneReport::push_seconds), bytes});
+  job.took(engine, busy_time("upload", report, pipeline::Span::What::upload));
+  job.took(engine, busy_time("reload", report, pipeline::Span::What::reload));
+  job.took(engine, {"finish", longest(report, &pipeline::LaneReport::finish_seconds), 0});
+}
+
 nlohmann::json report_of(const EnginePush& push, const plan::Plan& plan, const pipeline::Report& report,
                          double engine_wait_seconds, double seconds) {
   auto lanes = nlohmann::json::array();
@@ -106,20 +150,23 @@ nlohmann::json report_of(const EnginePush& push, const plan::Plan& plan, const p
           {"copy_runs", plan.copy_runs},
           {"arena_bytes", plan.arena_bytes},
           {"fan_out", plan::name_of(plan.fan_out)},
+          {"first_bucket_seconds", first_bucket_seconds(push, report)},
+          {"connect_seconds", longest(report, &pipeline::LaneReport::connect_seconds)},
           {"engine_wait_seconds", engine_wait_seconds},
           {"seconds", seconds},
           {"lanes", lanes}};
 }
 
-/// One plan for all lanes: where one device had less room, the others use no more than that.
-std::uint64_t common_arena_bytes(const std::vector<pipeline::Lane>& lanes) {
-  auto bytes = lanes.front().arena->range().bytes;
-  for (const auto& lane : lanes) bytes = std::min(bytes, lane.arena->range().bytes);
+/// One plan for all lanes: where one device had less room, the others use no more than that; nor do they where a kept
+/// arena has more.
+std::uint64_t common_arena_bytes(const std::vector<pipeline::ArenaLoan>& arenas, std::uint64_t wanted_bytes) {
+  auto bytes = wanted_bytes;
+  for (const auto& arena : arenas) bytes = std::min(bytes, arena.memory().range().bytes);
   return bytes;
 }
 
 /// An update has succeeded when every rank acknowledged every step and the engine says so too.
-Result<> judge(const EnginePush& push, const Result<pipeline::Report>& pushed, const Result<std::string>& answer,
+Result<> judge(const EnginePush& push, const Result<>& pushed, const Result<std::string>& answer,
                const pipeline::Progress& progress, bool cancelled) {
   if (pushed && answer) return {};
   if (pushed) return std::unexpected(answer.error().within("every rank took all weights, but the engine did not confirm"));
@@ -144,49 +191,68 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
                                                UpdateJob& job) {
   const auto start = Clock::now();
   auto engine = CKPTD_TRY(parts_.make_engine(push.kind, push.engine, push.endpoint));
-  CKPTD_TRY(engine->ping(push.options->ping_timeout));
+  // Asked while everything else is made ready; its answer is needed before the engine is called.
+  auto ping = std::async(std::launch::async, [&] { return engine->ping(push.options->ping_timeout); });
 
   job.stage(push.engine, "allocating the arena");
-  auto lanes = CKPTD_TRY(allocate_lanes(push, contents.manifest));
-  const auto plan = CKPTD_TRY(plan_push(push, contents, common_arena_bytes(lanes)));
-  CKPTD_TRY(open_sessions(push, plan.fan_out, lanes));
-
-  // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
-  if (auto written = write_open_update(push, lanes, job.id()); !written) {
-    for (auto& lane : lanes) lane.session->discard();
-    return std::unexpected(written.error().within("the engine was not touched, its update could not be recorded"));
-  }
+  auto arenas = CKPTD_TRY(job.timed(push.engine, "arena", [&] { return borrow_arenas(push, contents.manifest); }));
+  const auto arena_bytes = common_arena_bytes(arenas, wanted_arena_bytes(push, contents.manifest));
+  const auto plan = CKPTD_TRY(job.timed(push.engine, "plan", [&] { return plan_push(push, contents, arena_bytes); }));
+  auto lanes = CKPTD_TRY(job.timed(push.engine, "open", [&] { return open_lanes(push, plan.fan_out, arenas); }));
   fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.flush_cache};
   for (const auto& lane : lanes) call.endpoints[lane.session->device()] = lane.session->endpoint();
 
-  pipeline::Progress progress;
-  const auto resting = [&contents](std::uint64_t offset, std::uint64_t limit) { return contents.resting(offset, limit); };
+  RanksEnd ranks_end(job.stop(), push.options->answer_grace);
+  std::optional<EngineCall> engine_call;
+  bool written_down = false;
+  // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
+  const auto before_offers = [&]() -> Result<> {
+    CKPTD_TRY(job.timed(push.engine, "ping", [&] { return ping.get(); }));
+    if (auto written = job.timed(push.engine, "open", [&] { return write_open_update(push, call, job.id()); }); !written)
+      return std::unexpected(written.error().within("the engine was not touched, its update could not be recorded"));
+    written_down = true;
+    try {
+      engine_call.emplace(*engine, call, push.options->engine_timeout,
+                          [&](const Result<std::string>& answer) { ranks_end.engine_answered(answer); });
+    } catch (const std::system_error& error) {
+      return fail(ErrorKind::no_space, "no thread could be started to call engine {}: {}", push.engine, error.what());
+    }
+    return {};
+  };
   const auto before_first_bucket = [&]() -> Result<> {
     CKPTD_TRY(job.guard(push.engine));
-    return write_touched(push, job.id());
+    return job.timed(push.engine, "open", [&] { return write_touched(push, job.id()); });
   };
 
-  RanksEnd ranks_end(job.stop(), push.options->answer_grace);
-  EngineCall engine_call(*engine, std::move(call), push.options->engine_timeout,
-                         [&](const Result<std::string>& answer) { ranks_end.engine_answered(answer); });
-  auto pushed = [&] {
+  pipeline::Progress progress;
+  pipeline::Report report;
+  const auto resting = [&contents](std::uint64_t offset, std::uint64_t limit) { return contents.resting(offset, limit); };
+  const auto pushed = [&] {
     Every teller(kTellInterval, [&] { tell(job, push, progress); });
-    return pipeline::push(plan, contents.manifest, resting, std::move(lanes), push.options->deadlines, before_first_bucket,
-                          progress, ranks_end.token());
+    return pipeline::push(plan, contents.manifest, resting, std::move(lanes), push.options->deadlines,
+                          {before_offers, before_first_bucket}, progress, ranks_end.token(), report);
   }();
+  tell_stages(job, push.engine, report);
+  if (pushed)
+    for (auto& arena : arenas) std::move(arena).give_back();
+  if (!pushed && !written_down) return std::unexpected(pushed.error());
+
   const auto ranks_done = Clock::now();
   job.stage(push.engine, "waiting for the engine's answer");
-  const auto answer = engine_call.answer_within(pushed ? push.options->deadlines.finish : push.options->answer_grace, push.engine);
-
+  const auto answer = job.timed(push.engine, "answer", [&]() -> Result<std::string> {
+    if (!engine_call) return std::unexpected(pushed.error());
+    return engine_call->answer_within(pushed ? push.options->deadlines.finish : push.options->answer_grace, push.engine);
+  });
   if (auto verdict = judge(push, pushed, answer, progress, job.stop().stop_requested()); !verdict) {
     write_failure(push, job.id(), verdict.error(), progress.touched);
     return std::unexpected(verdict.error());
   }
+  const auto engine_wait_seconds = seconds_since(ranks_done);
   CKPTD_TRY(write_success(push, job.id()));
   const auto seconds = seconds_since(start);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());
-  return report_of(push, plan, *pushed, seconds_since(ranks_done), seconds);
+  return report_of(push, plan, report, engine_wait_seconds, seconds);
 }
 
 std::uint64_t Service::wanted_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const {
@@ -196,27 +262,31 @@ std::uint64_t Service::wanted_arena_bytes(const EnginePush& push, const weights:
 
 Result<std::uint64_t> Service::affordable_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const {
   auto bytes = wanted_arena_bytes(push, manifest);
-  for (const auto* device : push.devices) bytes = std::min(bytes, CKPTD_TRY(device->free_bytes()));
+  for (const auto* device : push.devices) {
+    const auto free_bytes = CKPTD_TRY(device->free_bytes());
+    bytes = std::min(bytes, free_bytes + arenas_.usage(*device).kept_bytes);
+  }
   return bytes;
 }
 
 plan::Packing Service::packing(const EnginePush& push) const {
-  return {push.bucket_bytes, parts_.endpoints.traits().run_alignment};
+  return {push.bucket_bytes, parts_.endpoints.traits().run_alignment, plan::kFirstBucketBytes};
 }
 
-Result<std::vector<pipeline::Lane>> Service::allocate_lanes(const EnginePush& push,
-                                                            const weights::Manifest& manifest) {
+Result<std::vector<pipeline::ArenaLoan>> Service::borrow_arenas(const EnginePush& push,
+                                                                const weights::Manifest& manifest) {
   const auto wanted = wanted_arena_bytes(push, manifest);
   const auto smallest = plan::smallest_arena_bytes(manifest, packing(push));
-  std::vector<pipeline::Lane> lanes(push.devices.size());
-  for (std::size_t i = 0; i < lanes.size(); ++i) {
-    lanes[i].device = push.devices[i];
-    lanes[i].arena = CKPTD_TRY(pipeline::allocate_arena(*push.devices[i], wanted, smallest));
+  std::vector<pipeline::ArenaLoan> arenas;
+  for (auto* device : push.devices) {
+    auto arena = arenas_.borrow(*device, wanted, smallest);
+    if (!arena) return std::unexpected(arena.error());
+    arenas.push_back(*std::move(arena));
   }
-  if (const auto bytes = common_arena_bytes(lanes); bytes < wanted)
+  if (const auto bytes = common_arena_bytes(arenas, wanted); bytes < wanted)
     spdlog::warn("{}: arenas hold {} instead of {}, because a device has no more memory free", push.engine,
                  show_bytes(bytes), show_bytes(wanted));
-  return lanes;
+  return arenas;
 }
 
 plan::FanOut Service::fan_out(const EnginePush& push) const {
@@ -234,14 +304,18 @@ Result<plan::Plan> Service::plan_push(const EnginePush& push, const catalogue::C
                           .fan_out = fan_out(push)});
 }
 
-Result<> Service::open_sessions(const EnginePush& push, plan::FanOut fan_out, std::vector<pipeline::Lane>& lanes) {
+Result<std::vector<pipeline::Lane>> Service::open_lanes(const EnginePush& push, plan::FanOut fan_out,
+                                                        const std::vector<pipeline::ArenaLoan>& arenas) {
   std::vector<std::string> names;
   for (const auto* device : push.devices) names.push_back(device->identity().uuid);
+  std::vector<pipeline::Lane> lanes(push.devices.size());
   auto discard = [&] {
     for (auto& lane : lanes)
       if (lane.session) lane.session->discard();
   };
   for (std::size_t i = 0; i < lanes.size(); ++i) {
+    lanes[i].device = push.devices[i];
+    lanes[i].arena = &arenas[i].memory();
     auto session = parts_.endpoints.open(push.engine, names[i]);
     if (!session) {
       discard();
@@ -249,14 +323,14 @@ Result<> Service::open_sessions(const EnginePush& push, plan::FanOut fan_out, st
     }
     lanes[i].session = std::move(*session);
   }
-  if (fan_out != plan::FanOut::broadcast) return {};
+  if (fan_out != plan::FanOut::broadcast) return lanes;
   auto members = parts_.make_group(push.devices, names);
   if (!members) {
     discard();
     return std::unexpected(members.error());
   }
   for (std::size_t i = 0; i < lanes.size(); ++i) lanes[i].member = std::move((*members)[i]);
-  return {};
+  return lanes;
 }
 
 }  // namespace ckptd::operations

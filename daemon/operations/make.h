@@ -60,6 +60,7 @@ struct Options {
   std::chrono::milliseconds answer_grace{10'000};  ///< after the ranks' verdict the engine's answer, and the reverse
   std::uint64_t bucket_bytes = 0;                  ///< 0: plan::default_bucket_bytes
   std::uint64_t arena_bytes = 0;                   ///< 0: plan::wanted_arena_bytes
+  bool keep_arena = true;                          ///< between updates, see pipeline::Arenas
   std::optional<plan::FanOut> fan_out;             ///< absent: plan::choose_fan_out
   bool peer_copies_are_faster = false;
   std::string lock;                                ///< for status

@@ -34,7 +34,7 @@ class Operations {
   virtual Result<api::Version> version(const std::string& name, const std::string& version, bool tensors) const = 0;
   virtual Result<> evict(const std::string& name, const std::string& version, bool forget) = 0;
   virtual Result<api::Version> set_kept(const std::string& name, const std::string& version, bool kept) = 0;
-  virtual std::uint64_t trim() = 0;
+  virtual std::uint64_t trim() = 0;  ///< frees idle store memory and kept arenas; returns how many bytes
 
   virtual std::vector<api::Job> jobs() const = 0;
   virtual Result<api::Job> job(const std::string& id) const = 0;

@@ -28,10 +28,9 @@ void close_update(journal::Contents& contents, const std::string& job, const std
 
 }  // namespace
 
-Result<> Service::write_open_update(const EnginePush& push, const std::vector<pipeline::Lane>& lanes,
-                                    const std::string& job) {
+Result<> Service::write_open_update(const EnginePush& push, const fleet::UpdateCall& call, const std::string& job) {
   journal::UpdateRecord update{job, push.engine, push.record.id, journal::Phase::opening, {}};
-  for (const auto& lane : lanes) update.sessions.push_back({lane.session->endpoint(), lane.session->device()});
+  for (const auto& [device, endpoint] : call.endpoints) update.sessions.push_back({endpoint, device});
   return parts_.journal.change([&](journal::Contents& contents) {
     contents.updates.push_back(update);
     if (auto* engine = find_engine(contents, push.engine)) engine->target = push.record;

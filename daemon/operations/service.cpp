@@ -10,7 +10,8 @@
 namespace ckptd::operations {
 
 Service::Service(Parts parts, Options options)
-    : parts_(std::move(parts)), options_(std::make_shared<const Options>(std::move(options))) {}
+    : parts_(std::move(parts)), options_(std::make_shared<const Options>(std::move(options))),
+      arenas_(options_->keep_arena) {}
 
 /// The custodian lives longer and would tell us of endpoints that it closes.
 Service::~Service() { parts_.endpoints.on_closed({}); }
@@ -60,7 +61,7 @@ Result<api::Version> Service::set_kept(const std::string& name, const std::strin
   return this->version(name, version, false);
 }
 
-std::uint64_t Service::trim() { return parts_.store.trim(); }
+std::uint64_t Service::trim() { return parts_.store.trim() + arenas_.trim(); }
 
 std::vector<api::Job> Service::jobs() const {
   std::vector<api::Job> shown;
@@ -101,8 +102,11 @@ api::Status Service::status() const {
   status.lock = options()->lock;
   for (const auto& view : parts_.catalogue.list())
     if (view.state == catalogue::State::resident) ++status.versions_resident;
-  for (const auto* device : parts_.devices)
-    status.devices.push_back({device->identity().uuid, device->identity().kind, device->free_bytes().value_or(0)});
+  for (const auto* device : parts_.devices) {
+    const auto arenas = arenas_.usage(*device);
+    status.devices.push_back({device->identity().uuid, device->identity().kind, device->free_bytes().value_or(0),
+                              arenas.lent_bytes, arenas.kept_bytes});
+  }
   status.engines = engines();
   for (const auto& record : parts_.jobs.list())
     if (record.state == jobs::State::running) status.running_jobs.push_back(record.id);

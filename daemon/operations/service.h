@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "daemon/operations/make.h"
+#include "daemon/pipeline/arena.h"
 
 namespace ckptd::operations {
 
@@ -26,6 +27,7 @@ struct EnginePush {
   std::uint64_t bucket_bytes = 0;
   bool flush_cache = true;
   std::shared_ptr<const Options> options;  ///< those of its beginning, whatever is reloaded meanwhile
+  Clock::time_point requested;
 };
 
 class UpdateJob;
@@ -92,12 +94,13 @@ class Service final : public Operations {
   Result<std::uint64_t> affordable_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;
   Result<plan::Plan> plan_push(const EnginePush& push, const catalogue::Contents& contents,
                                std::uint64_t arena_bytes) const;
-  Result<std::vector<pipeline::Lane>> allocate_lanes(const EnginePush& push, const weights::Manifest& manifest);
-  Result<> open_sessions(const EnginePush& push, plan::FanOut fan_out, std::vector<pipeline::Lane>& lanes);
+  Result<std::vector<pipeline::ArenaLoan>> borrow_arenas(const EnginePush& push, const weights::Manifest& manifest);
+  Result<std::vector<pipeline::Lane>> open_lanes(const EnginePush& push, plan::FanOut fan_out,
+                                                 const std::vector<pipeline::ArenaLoan>& arenas);
   plan::FanOut fan_out(const EnginePush& push) const;
 
   // outcomes.cpp: what is written down before, during and after a push
-  Result<> write_open_update(const EnginePush& push, const std::vector<pipeline::Lane>& lanes, const std::string& job);
+  Result<> write_open_update(const EnginePush& push, const fleet::UpdateCall& call, const std::string& job);
   Result<> write_touched(const EnginePush& push, const std::string& job);
   Result<> write_success(const EnginePush& push, const std::string& job);
   void write_failure(const EnginePush& push, const std::string& job, const Error& error, bool touched);
@@ -124,6 +127,7 @@ class Service final : public Operations {
   std::optional<api::Reload> last_reload_;       ///< under mutex_
   std::mutex reloading_;                         ///< one reload at a time
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
+  pipeline::Arenas arenas_;                      ///< has a lock of its own
 };
 
 }  // namespace ckptd::operations

@@ -102,6 +102,7 @@ Result<std::vector<journal::EngineRecord>> Service::chosen_engines(const api::Up
 }
 
 Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, const weights::CheckpointId& id) {
+  const auto requested = Clock::now();
   Admitted admitted;
   const auto engines = CKPTD_TRY(chosen_engines(request));
   admitted.lease = CKPTD_TRY(parts_.catalogue.lease(id, "an update being admitted"));
@@ -113,7 +114,7 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
   for (const auto& engine : engines) {
     std::vector<std::string> differences;
     if (engine.serving)
-      if (auto schema = weights::Digest::from_hex(engine.serving->schema))
+      if (auto schema = weights::Digest::from_hex(engine.serving->schema); schema && *schema != contents.schema)
         if (auto served = parts_.catalogue.manifest_with_schema(*schema))
           differences = weights::schema_differences(contents.manifest, *served);
     CKPTD_TRY(fleet::admit({engine.name, engine.checkpoint, reference(engine.serving)}, id.name,
@@ -127,6 +128,7 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     push.record = wanted;
     push.flush_cache = request.flush_cache;
     push.options = now;
+    push.requested = requested;
     push.bucket_bytes = request.bucket_bytes.value_or(
         now->bucket_bytes ? now->bucket_bytes : plan::default_bucket_bytes(contents.manifest.tensor_bytes()));
     // A configured arena that cannot hold the largest tensor is refused before anything is touched.
@@ -213,6 +215,7 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
     for (std::size_t i = 0; i < verdicts.size(); ++i)
       threads.emplace_back([&, i] { verdicts[i].report = push_to_engine(admitted.pushes[i], *lease, shared); });
   }
+  shared.tell_stages();
   return judge(id, verdicts, std::chrono::duration<double>(Clock::now() - start).count());
 }
 

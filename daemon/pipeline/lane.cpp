@@ -13,9 +13,11 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 class Runner {
  public:
-  Runner(Lane& lane, Together& together, std::unique_ptr<device::Stream> stream, Waker stream_waker, Waker stop_waker)
+  Runner(Lane& lane, Together& together, LaneReport& report, std::unique_ptr<device::Stream> stream,
+         Waker stream_waker, Waker stop_waker)
       : lane_(lane),
         all_(together),
+        report_(report),
         buckets_(together.plan.buckets),
         stream_waker_(std::move(stream_waker)),
         stop_waker_(std::move(stop_waker)),
@@ -23,55 +25,85 @@ class Runner {
 
   /// Everything that the loop needs, before the first bucket moves.
   Result<> prepare() {
-    for (auto& event : uploaded_) event = CKPTD_TRY(lane_.device->make_event());
+    for (auto& upload : uploads_) upload.done = CKPTD_TRY(lane_.device->make_event());
     std::size_t most_tensors = 0;
-    for (const auto& bucket : buckets_) most_tensors = std::max(most_tensors, bucket.tensors.size());
+    bucket_bytes_.reserve(buckets_.size());
+    for (const auto& bucket : buckets_) {
+      most_tensors = std::max(most_tensors, bucket.tensors.size());
+      std::uint64_t bytes = 0;
+      for (const auto& run : bucket.runs) bytes += run.bytes;
+      bucket_bytes_.push_back(bytes);
+    }
     views_.reserve(most_tensors);
-    report_.device = lane_.device->identity().uuid;
+    report_.spans.reserve(2 * buckets_.size() + 3);  // an upload and a reload each, connect, release, finish
     return {};
   }
 
-  Result<LaneReport> run() {
+  Result<> run() {
     std::stop_callback on_stop(all_.stopped(), [this] { stop_waker_.wake(); });
     CKPTD_TRY(open());
     CKPTD_TRY(push());
-    CKPTD_TRY(close());
-    return report_;
+    return close();
+  }
+
+  /// The spans of what was under way, so that a push that failed shows what it waited for.
+  void wind_up() {
+    if (auto peer = lane_.session->peer()) report_.pid = peer->pid;
+    while (announced_ < queued_ && uploaded(announced_).wait(Deadline::in({}))) note_upload(announced_++);
+    if (step_) end_step();
+    std::ranges::stable_sort(report_.spans, {}, &Span::end);
   }
 
  private:
   static constexpr std::uint32_t kUploadsAhead = 16;  ///< bounds the events; the arena's slots bound it more often
 
-  device::Event& uploaded(std::uint32_t bucket) { return *uploaded_[bucket % kUploadsAhead]; }
+  struct Upload {
+    std::unique_ptr<device::Event> done;
+    Clock::time_point queued;
+  };
+  Upload& upload_of(std::uint32_t bucket) { return uploads_[bucket % kUploadsAhead]; }
+  device::Event& uploaded(std::uint32_t bucket) { return *upload_of(bucket).done; }
 
-  Result<> check_stop() const {
-    if (!all_.stopped().stop_requested()) return {};
-    if (auto error = all_.first_error()) return std::unexpected(*error);
-    return fail(ErrorKind::cancelled, "the update was cancelled");
+  void begin_step(Span::What what, std::uint32_t bucket = 0, std::uint64_t bytes = 0) {
+    step_ = Span{what, bucket, bytes, Clock::now(), {}};
+  }
+  /// Returns how long it took.
+  double end_step() {
+    step_->end = Clock::now();
+    report_.spans.push_back(*step_);
+    step_.reset();
+    const auto& span = report_.spans.back();
+    return std::chrono::duration<double>(span.end - span.begin).count();
+  }
+  /// Buckets come in their order, which is the stream's: one could start when the one before it was there.
+  void note_upload(std::uint32_t bucket) {
+    const auto begin = std::max(upload_of(bucket).queued, last_upload_end_);
+    last_upload_end_ = std::max(begin, uploaded(bucket).reached_at().value_or(Clock::now()));
+    report_.spans.push_back({Span::What::upload, bucket, bucket_bytes_[bucket], begin, last_upload_end_});
   }
 
-  /// Sends a step and waits for its acknowledgement, with nothing else to do meanwhile.
-  Result<> step(std::function<Result<>()> send, std::chrono::milliseconds limit) {
-    CKPTD_TRY(check_stop());
+  /// Sends a step and waits for its acknowledgement, with nothing else to do meanwhile. Returns how long that took.
+  Result<double> step(Span::What what, const std::function<Result<>()>& send, std::chrono::milliseconds limit) {
+    CKPTD_TRY(all_.check_stop());
+    begin_step(what);
     CKPTD_TRY(send());
     const std::array wakers{stop_waker_.fd()};
     const auto deadline = Deadline::in(limit);
     for (;;) {
-      if (CKPTD_TRY(lane_.session->wait(wakers, deadline)) == ranks::Session::Woken::acknowledged) return {};
-      CKPTD_TRY(check_stop());
+      if (CKPTD_TRY(lane_.session->wait(wakers, deadline)) == ranks::Session::Woken::acknowledged) return end_step();
+      CKPTD_TRY(all_.check_stop());
     }
   }
 
   Result<> open() {
-    const auto start = Clock::now();
     auto exported = CKPTD_TRY(lane_.arena->export_to_processes());
     // The first buckets are on their way while the engine is still waking its ranks. Not so in lockstep, which begins
     // when all are there.
     while (!lane_.member && may_upload()) CKPTD_TRY(upload(queued_));
-    CKPTD_TRY(step([&] { return lane_.session->offer(exported); }, all_.deadlines.connect));
-    if (auto peer = lane_.session->peer()) report_.pid = peer->pid;
+    CKPTD_TRY(all_.offers.pass(all_));
+    report_.connect_seconds =
+        CKPTD_TRY(step(Span::What::connect, [&] { return lane_.session->offer(exported); }, all_.deadlines.connect));
     ++all_.progress.connected;
-    report_.connect_seconds = seconds_since(start);
     // A broadcast is lockstep: it starts when every rank has opened its handle.
     if (lane_.member) return lane_.member->agree({}, Deadline::in(all_.deadlines.connect));
     return {};
@@ -80,17 +112,17 @@ class Runner {
   /// Upload and reload overlap: while the rank reloads one bucket, the stream fills the slots that are free.
   Result<> push() {
     const auto start = Clock::now();
-    CKPTD_TRY(all_.touch());
+    CKPTD_TRY(all_.first_bucket.pass(all_));
     while (reloaded_ < buckets_.size()) {
-      CKPTD_TRY(check_stop());
+      CKPTD_TRY(all_.check_stop());
       const bool more = may_upload();
       if (more) CKPTD_TRY(upload(queued_));
       if (!reloading_ && announced_ < queued_ && uploaded(announced_).reached()) CKPTD_TRY(announce());
       // With more to queue the session is only looked at: its own waker makes the wait return at once.
       if (may_upload()) stream_waker_.wake();
       CKPTD_TRY(wait());
+      report_.push_seconds = seconds_since(start);
     }
-    report_.push_seconds = seconds_since(start);
     return {};
   }
 
@@ -101,6 +133,7 @@ class Runner {
   Result<> upload(std::uint32_t number) {
     const auto& bucket = buckets_[number];
     const auto slot = lane_.arena->range().part(bucket.slot_offset, bucket.bytes);
+    upload_of(number).queued = Clock::now();
     if (!lane_.member || lane_.member->index() == bucket.owner)
       for (const auto& run : bucket.runs) CKPTD_TRY(copy(slot, run));
     if (lane_.member) CKPTD_TRY(spread(slot, bucket));
@@ -136,11 +169,11 @@ class Runner {
       views_.push_back({tensor.name, tensor.dtype, tensor.shape, bucket.slot_offset + placement.offset});
     }
     all_.progress.touched = true;
-    CKPTD_TRY(lane_.session->reload(views_, announced_));
+    note_upload(announced_);
+    begin_step(Span::What::reload, announced_, bucket_bytes_[announced_]);
     reload_deadline_ = Deadline::in(all_.deadlines.reload);
     reloading_ = true;
-    ++announced_;
-    return {};
+    return lane_.session->reload(views_, announced_++);
   }
 
   Result<> wait() {
@@ -152,11 +185,10 @@ class Runner {
     if (!woken && !reloading_ && woken.error().kind == ErrorKind::timed_out) return upload_timed_out();
     stream_waker_.drain();
     if (CKPTD_TRY(std::move(woken)) == ranks::Session::Woken::by_waker) return {};
+    end_step();
     reloading_ = false;
-    std::uint64_t bytes = 0;
-    for (const auto& run : buckets_[reloaded_].runs) bytes += run.bytes;
-    report_.bytes += bytes;
-    all_.progress.reloaded_bytes += bytes;
+    report_.bytes += bucket_bytes_[reloaded_];
+    all_.progress.reloaded_bytes += bucket_bytes_[reloaded_];
     ++reloaded_;
     return {};
   }
@@ -169,17 +201,20 @@ class Runner {
   }
 
   Result<> close() {
-    const auto start = Clock::now();
-    CKPTD_TRY(step([&] { return lane_.session->release(); }, all_.deadlines.release));
-    CKPTD_TRY(step([&] { return lane_.session->finish(); }, all_.deadlines.finish));
-    report_.finish_seconds = seconds_since(start);
+    const auto& limits = all_.deadlines;
+    report_.finish_seconds =
+        CKPTD_TRY(step(Span::What::release, [&] { return lane_.session->release(); }, limits.release));
+    report_.finish_seconds +=
+        CKPTD_TRY(step(Span::What::finish, [&] { return lane_.session->finish(); }, limits.finish));
     return {};
   }
 
   Lane& lane_;
   Together& all_;
+  LaneReport& report_;
   const std::vector<plan::Bucket>& buckets_;
-  std::array<std::unique_ptr<device::Event>, kUploadsAhead> uploaded_;
+  std::vector<std::uint64_t> bucket_bytes_;  ///< without paddings
+  std::array<Upload, kUploadsAhead> uploads_;
   std::vector<ranks::TensorView> views_;
   Waker stream_waker_, stop_waker_;
   // Destroyed before what queued work uses: its destructor waits for that work.
@@ -190,29 +225,34 @@ class Runner {
   std::uint32_t queued_ = 0, announced_ = 0, reloaded_ = 0;
   bool reloading_ = false;
   Deadline upload_deadline_ = Deadline::in({}), reload_deadline_ = Deadline::in({});
-  LaneReport report_;
+  std::optional<Span> step_;  ///< what the rank was sent and has not acknowledged
+  Clock::time_point last_upload_end_;
 };
 
-Result<LaneReport> prepared_run(Lane& lane, Together& together) {
+Result<> prepared_run(Lane& lane, Together& together, LaneReport& report) {
+  report.device = lane.device->identity().uuid;
   auto stream = CKPTD_TRY(lane.device->make_stream());
   auto stream_waker = CKPTD_TRY(Waker::create());
   auto stop_waker = CKPTD_TRY(Waker::create());
-  Runner runner(lane, together, std::move(stream), std::move(stream_waker), std::move(stop_waker));
+  Runner runner(lane, together, report, std::move(stream), std::move(stream_waker), std::move(stop_waker));
   CKPTD_TRY(runner.prepare());
-  return runner.run();
+  auto outcome = runner.run();
+  runner.wind_up();
+  return outcome;
 }
 
 }  // namespace
 
-Result<LaneReport> run_lane(Lane& lane, Together& together) {
-  auto report = prepared_run(lane, together);
-  if (!report) {
-    together.failed(report.error());
-    const Error reason = *together.first_error();
-    if (lane.member) lane.member->abort(reason);
+void run_lane(Lane& lane, Together& together, LaneReport& report) {
+  const auto outcome = prepared_run(lane, together, report);
+  if (outcome) return;
+  together.failed(outcome.error());
+  const Error reason = *together.first_error();
+  if (lane.member) lane.member->abort(reason);
+  if (together.offers.is_open())
     lane.session->fail(reason);
-  }
-  return report;
+  else
+    lane.session->discard();
 }
 
 }  // namespace ckptd::pipeline

@@ -2,9 +2,10 @@
 //
 // One thread for each lane, alive during the push; everything that a lane needs is allocated before the first bucket
 // moves. While its rank reloads bucket i, a lane's stream uploads the next buckets into the slots that are free; a lane
-// sleeps in one poll over its session, its stream and the stop token. With broadcast fan-out the lanes walk in
-// lockstep through the collective. The first failure of any lane ends all lanes: their sessions are failed, so that
-// no rank is left waiting, and the error of the lane that failed first is returned.
+// sleeps in one poll over its session, its stream and the stop token. Uploads begin at once, before anybody is told of
+// the update: what they fill is ours alone. With broadcast fan-out the lanes walk in lockstep through the collective,
+// from when all ranks are there. The first failure of any lane ends all lanes: their sessions are failed, so that no
+// rank is left waiting, and the error of the lane that failed first is returned.
 #pragma once
 
 #include <atomic>
@@ -29,10 +30,11 @@ namespace ckptd::pipeline {
 /// Where the resting space is in this process: the bytes from `offset` in one segment, at most `limit`.
 using Resting = std::function<std::span<const std::byte>(std::uint64_t offset, std::uint64_t limit)>;
 
-/// Everything that one local device owns during one update. Not owned here: device. The session dies with the push.
+/// Everything that one local device owns during one update. Not owned here: device and arena. The session dies with the
+/// push.
 struct Lane {
   device::Device* device = nullptr;
-  std::shared_ptr<device::Allocation> arena;
+  device::Allocation* arena = nullptr;
   std::unique_ptr<ranks::Session> session;
   std::unique_ptr<collective::Member> member;  ///< null with independent fan-out
 };
@@ -54,7 +56,8 @@ struct Progress {
   std::atomic<bool> touched = false;               ///< some rank was sent a bucket
 };
 
-/// One stretch of a lane's time, for the update's record and trace. Spans of different kinds overlap.
+/// One stretch of a lane's time, for the update's record and trace. Spans of different kinds overlap. The step that was
+/// under way when a push failed has one too, which ends with the push.
 struct Span {
   enum class What : std::uint8_t {
     connect,  ///< from the offer until the rank has connected and opened the memory
@@ -73,9 +76,9 @@ struct LaneReport {
   std::string device;
   int pid = 0;
   std::uint64_t bytes = 0;
-  double connect_seconds = 0;   ///< until the rank had opened the memory
+  double connect_seconds = 0;   ///< from the offer until the rank had opened the memory
   double upload_wait_seconds = 0, reload_wait_seconds = 0;  ///< the lane's thread was idle, waiting for this
-  double push_seconds = 0;      ///< first bucket queued until the last acknowledged
+  double push_seconds = 0;      ///< from then until the last bucket was acknowledged
   double finish_seconds = 0;    ///< release and finish
   std::vector<Span> spans;      ///< in the order of their ends
 };
@@ -85,13 +88,20 @@ struct Report {
   double seconds = 0;
 };
 
-/// Called once, before the first bucket is announced to any rank: records that the engine is touched from here on. An
-/// error ends the push while it is still clean.
-using BeforeFirstBucket = std::function<Result<>()>;
+/// What the caller does at two points of no return. Each is called once, on the thread of the lane that comes first;
+/// the others wait for its answer. An error ends the push.
+struct Gates {
+  /// While the first buckets are uploaded, before any rank is offered memory: makes the endpoints known. As long as this
+  /// has not succeeded nobody can wait on them, and a push that ends closes its sessions without the custodian.
+  std::function<Result<>()> before_offers;
+  /// Before the first bucket is announced to any rank: records that the engine is touched from here on.
+  std::function<Result<>()> before_first_bucket;
+};
 
-/// Blocks until every rank acknowledged every step, or the first failure, or a stop request (cancelled).
-Result<Report> push(const plan::Plan& plan, const weights::Manifest& manifest, const Resting& resting,
-                    std::vector<Lane> lanes, const Deadlines& deadlines, const BeforeFirstBucket& before_first_bucket,
-                    Progress& progress, std::stop_token stop);
+/// Blocks until every rank acknowledged every step, or the first failure, or a stop request (cancelled). `report` is
+/// filled either way, with as much as happened.
+Result<> push(const plan::Plan& plan, const weights::Manifest& manifest, const Resting& resting,
+              std::vector<Lane> lanes, const Deadlines& deadlines, const Gates& gates, Progress& progress,
+              std::stop_token stop, Report& report);
 
 }  // namespace ckptd::pipeline

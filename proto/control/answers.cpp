@@ -101,6 +101,8 @@ Result<DeviceStatus> parse_device(const json& value) {
   reader.required("uuid", device.uuid);
   reader.optional("kind", device.kind);
   reader.optional("free_bytes", device.free_bytes);
+  reader.optional("arena_bytes", device.arena_bytes);
+  reader.optional("kept_arena_bytes", device.kept_arena_bytes);
   CKPTD_TRY(reader.finish());
   return device;
 }

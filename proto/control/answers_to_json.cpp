@@ -35,7 +35,11 @@ json array_of(const std::vector<T>& values, json (*convert)(const T&)) {
 }
 
 json device_object(const DeviceStatus& device) {
-  return {{"uuid", device.uuid}, {"kind", device.kind}, {"free_bytes", device.free_bytes}};
+  return {{"uuid", device.uuid},
+          {"kind", device.kind},
+          {"free_bytes", device.free_bytes},
+          {"arena_bytes", device.arena_bytes},
+          {"kept_arena_bytes", device.kept_arena_bytes}};
 }
 
 json preview_object(const UpdatePreview::PerEngine& engine) {

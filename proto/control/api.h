@@ -102,6 +102,8 @@ struct Engine {
 struct DeviceStatus {
   std::string uuid, kind;
   std::uint64_t free_bytes = 0;
+  std::uint64_t arena_bytes = 0;       ///< in running updates
+  std::uint64_t kept_arena_bytes = 0;  ///< waiting for the next update
 };
 
 /// POST /v1/reload, and the last one in Status: what became of reading the configuration again.

@@ -1,9 +1,13 @@
 """The main job, end to end: load, update, and every rank holds every byte. With both kinds of ranks."""
 
 import os
+import sys
 
 import harness
 from harness import checkpoints
+
+sys.path.insert(0, os.path.join(harness.ROOT, "bench"))
+import models  # noqa: E402
 
 
 class Update(harness.Case):
@@ -281,6 +285,85 @@ class BeforeItIsTouched(harness.Case):
         self.assertNotEqual(answer.code, 0)
         self.assertIn("HOST-7", answer.error["sentence"])
         self.assertEqual(engine.calls(), [])
+
+
+class TrueLists(harness.Case):
+    """Names, dtypes and shapes of a published model; the first dimensions are small."""
+
+    def test_qwen3_30b_a3b_travels_in_runs(self):
+        tensors = models.tensors_of("qwen3-30b-a3b", 0.001)
+        self.assertEqual(len(tensors), 18867)
+        source = self.path("qwen")
+        models.write(source, tensors)
+        daemon, engine, _ = self.serving({"push": {"bucket": "8MiB"}}, checkpoint=source)
+        (report,) = daemon.must("update", "m@1")["result"]["engines"]
+        self.assert_holds(engine, source)
+        self.assertEqual(report["bytes"], checkpoints.describe(source)["bytes"])
+        self.assertGreater(report["buckets"], 4)
+        # A run ends with its bucket, its segment or its file.
+        self.assertLess(report["copy_runs"], 3 * report["buckets"] + 20)
+        self.assertLess(report["copy_runs"] * 100, len(tensors))
+
+
+class KeptArena(harness.Case):
+    def arenas(self, daemon):
+        return [device["kept_arena_bytes"] for device in daemon.http("GET", "/v1/status")[1]["devices"]]
+
+    def device_memory(self, daemon):
+        return [memfd for memfd in daemon.memfds() if "ckptd-device" in memfd]
+
+    def test_the_next_update_uses_it_and_trim_frees_it(self):
+        one = self.llama()
+        two = self.second(one)
+        daemon, engine, _ = self.serving(checkpoint=one)
+        daemon.load("m@2", two)
+        first = daemon.must("update", "m@1")
+        kept = self.arenas(daemon)
+        self.assertEqual(kept, [first["result"]["engines"][0]["arena_bytes"]] * 2)
+        second = daemon.must("update", "m@2")
+        self.assert_holds(engine, two)
+        self.assertEqual(self.arenas(daemon), kept)
+        self.assertEqual(len(self.device_memory(daemon)), 2)
+        (report,) = second["result"]["engines"]
+        self.assertGreater(report["first_bucket_seconds"], 0)
+        self.assertLess(report["first_bucket_seconds"], report["seconds"] + 1)
+        self.assertEqual({stage["name"] for stage in second["stages"]},
+                         {"arena", "plan", "open", "ping", "connect", "push", "upload", "reload", "finish", "answer"})
+        self.assertIn("kept for the next update", daemon.ctl("status", json_output=False).stdout)
+        self.assertGreaterEqual(daemon.must("trim")["bytes"], sum(kept))
+        self.assertEqual(self.arenas(daemon), [0, 0])
+        self.assertEqual(self.device_memory(daemon), [])
+        daemon.must("update", "m@1")
+        self.assert_holds(engine, one)
+
+    def test_a_failed_update_leaves_none(self):
+        daemon, engine, source = self.serving()
+        daemon.must("update", "m@1")
+        engine.fault("HOST-1", "fail_load", 1)
+        self.assertNotEqual(daemon.ctl("update", "m@1").code, 0)
+        self.assertEqual(self.arenas(daemon), [0, 0])  # the ranks may still map them
+        engine.wait_idle()
+        daemon.must("update", "m@1")
+        self.assert_holds(engine, source)
+
+    def test_engines_that_share_devices_keep_one_for_each_device(self):
+        daemon, source = self.daemon(), self.llama(megabytes=2)
+        engines = [self.engine(), self.engine()]
+        for number, engine in enumerate(engines):
+            daemon.add_engine(f"e{number}", engine, "m")
+        daemon.load("m@1", source)
+        for _ in range(2):
+            daemon.must("update", "m@1")
+            self.assertEqual(len(self.device_memory(daemon)), 2)
+        for engine in engines:
+            self.assert_holds(engine, source)
+
+    def test_none_is_kept_when_that_is_configured(self):
+        daemon, engine, source = self.serving({"push": {"bucket": "256KiB", "keep_arena": False}})
+        daemon.must("update", "m@1")
+        self.assert_holds(engine, source)
+        self.assertEqual(self.arenas(daemon), [0, 0])
+        self.assertEqual(self.device_memory(daemon), [])
 
 
 if __name__ == "__main__":

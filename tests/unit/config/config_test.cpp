@@ -37,6 +37,7 @@ hashers = 64
 [push]
 bucket = "1MiB"
 arena = "1MiB"
+keep_arena = false
 fan_out = "broadcast"
 
 [timeouts]
@@ -88,6 +89,7 @@ void check_whole(const Config& config) {
   CHECK(config.prefetch_hashers == 64);
   CHECK(config.bucket_bytes == 1 << 20);
   CHECK(config.arena_bytes == 1 << 20);
+  CHECK_FALSE(config.keep_arena);
   CHECK(config.fan_out == FanOut::broadcast);
   CHECK(config.load_no_progress == 1s);
   CHECK(config.connect_timeout == 250ms);

@@ -34,11 +34,12 @@ TEST_CASE("the summary of a load") {
 
 TEST_CASE("the summary of an update has one line for each engine") {
   auto text = summary_of(finished("update", R"({"checkpoint":"gt@2","seconds":2.5,"engines":[
-    {"engine":"e0","seconds":2.0,"bytes":1000000000,"fan_out":"independent","engine_wait_seconds":0.25,
+    {"engine":"e0","seconds":2.0,"bytes":1000000000,"fan_out":"independent","engine_wait_seconds":0.25,"first_bucket_seconds":0.008,
      "lanes":[{"device":"HOST-0"},{"device":"HOST-1"}]},{"engine":"e1"}]})"));
   CHECK(text ==
         "updated to gt@2 in 2.50 s:\n"
-        "  e0: 954 MiB to each of 2 devices in 2.00 s, 500.0 MB/s to each, independent, waited 250 ms for the engine\n"
+        "  e0: 954 MiB to each of 2 devices in 2.00 s, 500.0 MB/s to each, independent, first bucket after "
+        "8 ms, waited 250 ms for the engine\n"
         "  e1:\n");
 }
 
@@ -141,13 +142,13 @@ TEST_CASE("status tells all that an operator asks for") {
   status.locked_bytes = 2 * kGiB;
   status.segment_bytes = kGiB;
   status.lock = "try";
-  status.devices = {{"HOST-0", "host", 5 * kGiB}};
+  status.devices = {{"HOST-0", "host", 5 * kGiB, 0, kGiB}, {"HOST-1", "host", 5 * kGiB, 2 * kGiB, 0}};
   status.running_jobs = {"load-3"};
   status.in_custody = {"HOST-1 of e0"};
   auto text = show_status(status, {});
   for (const char* part :
        {"0.1.0", "pid 77", "NOT READY", "preload gt@1 is loading", "8.00 GiB budget", "3.00 GiB lent", "1.00 GiB idle",
-        "4.00 GiB not claimed", "2.00 GiB locked", "2.00 GiB NOT locked", "HOST-0", "ckptctl engine add",
+        "4.00 GiB not claimed", "2.00 GiB locked", "2.00 GiB NOT locked", "HOST-0", "1.00 GiB kept for the next update", "2.00 GiB in updates", "ckptctl engine add",
         "ckptctl job watch load-3", "HOST-1 of e0"})
     CHECK(holds(text, part));
   status.lent_bytes = 100 * kGiB;  // more than the budget: no arithmetic below zero

@@ -136,6 +136,65 @@ TEST_CASE("an update that everybody confirms is recorded as served") {
   CHECK(engine.state == "idle");
 }
 
+TEST_CASE("a job tells its stages, of all its engines, and also when it failed") {
+  House house;
+  house.load_or_die("1", 1);
+  house.add_engine("e0", {"HOST-0"});
+  house.add_engine("e1", {"HOST-1"});
+  const auto bytes_of = [](const api::Job& job, std::string_view name) {
+    const auto at = std::ranges::find(job.stages, name, &api::StageTime::name);
+    REQUIRE(at != job.stages.end());
+    return at->bytes;
+  };
+  const auto names = [](const api::Job& job) {
+    std::vector<std::string> each;
+    for (const auto& stage : job.stages) each.push_back(stage.name);
+    std::ranges::sort(each);
+    return each;
+  };
+  const std::vector<std::string> all{"answer", "arena", "connect", "finish", "open",
+                                     "ping",   "plan",  "push",    "reload", "upload"};
+  auto job = house.run_update(House::to("1"));
+  REQUIRE(job.state == "succeeded");
+  CHECK(names(job) == all);
+  const auto model_bytes = (*house.operations->version("m", "1", false)).tensor_bytes;
+  CHECK(bytes_of(job, "upload") == 2 * model_bytes);
+  CHECK(bytes_of(job, "reload") == 2 * model_bytes);
+  CHECK(job.result.find("first_bucket_seconds") != std::string::npos);
+
+  house.endpoints.fail_reload_on = "HOST-1";
+  job = house.run_update(House::to("1"));
+  REQUIRE(job.state == "failed");
+  CHECK(names(job) == all);
+  CHECK(bytes_of(job, "push") >= model_bytes);  // of e0, which had all
+  CHECK(bytes_of(job, "push") < 2 * model_bytes);
+}
+
+TEST_CASE("an arena is kept after a good update and freed by a bad one and by trim") {
+  House house;
+  house.load_or_die("1", 1);
+  house.add_engine();
+  const auto kept = [&] {
+    std::uint64_t bytes = 0;
+    for (const auto& device : house.operations->status().devices) {
+      CHECK(device.arena_bytes == 0);
+      bytes += device.kept_arena_bytes;
+    }
+    return bytes;
+  };
+  REQUIRE(house.run_update(House::to("1")).state == "succeeded");
+  const auto arenas = kept();
+  CHECK(arenas > 0);
+  house.endpoints.fail_reload_on = "HOST-1";
+  REQUIRE(house.run_update(House::to("1")).state == "failed");
+  CHECK(kept() == 0);
+  house.endpoints.fail_reload_on.clear();
+  REQUIRE(house.run_update(House::to("1")).state == "succeeded");
+  CHECK(kept() == arenas);
+  CHECK(house.operations->trim() >= arenas);
+  CHECK(kept() == 0);
+}
+
 TEST_CASE("a rank that raises poisons the engine until a full update succeeds") {
   House house;
   house.load_or_die("1", 1);
@@ -196,7 +255,10 @@ TEST_CASE("an engine that is not there is not given endpoints") {
   auto job = house.run_update(House::to("1"));
   REQUIRE(job.error);
   CHECK(job.error->kind == ErrorKind::unavailable);
-  CHECK(house.endpoints.opened == 0);
+  CHECK(house.behaviour->calls == 0);
+  CHECK(house.endpoints.discarded == house.endpoints.opened);
+  CHECK(house.journal->contents().updates.empty());
+  CHECK(house.operations->engine("e")->target.empty());
 }
 
 TEST_CASE("what cannot be written down does not happen") {

@@ -8,6 +8,7 @@
 #include "daemon/collective/local/local_group.h"
 #include "daemon/device/host/host_device.h"
 #include "daemon/pipeline/arena.h"
+#include "tests/support/checkpoint_files/folder.h"
 #include "tests/support/shuffling_device/seed.h"
 #include "tests/support/shuffling_device/shuffling_device.h"
 #include "tests/unit/pipeline/scripted_rank.h"
@@ -45,7 +46,7 @@ struct Bench {
     deadlines = {5s, 5s, 5s, 5s, 5s};
   }
 
-  Result<Report> run(plan::FanOut fan_out, std::vector<Script> scripts, std::stop_token stop = {},
+  Result<> run(plan::FanOut fan_out, std::vector<Script> scripts, std::stop_token stop = {},
                      std::uint64_t bucket_bytes = 4096, std::uint64_t arena_bytes = 3 * 4096) {
     auto made = plan::make_plan(manifest, *layout, {members, arena_bytes, {bucket_bytes, 256}, fan_out});
     REQUIRE(made);
@@ -57,16 +58,15 @@ struct Bench {
     std::vector<std::unique_ptr<collective::Member>> group;
     if (fan_out == plan::FanOut::broadcast) group = CKPTD_TRY(collective::local::make_group(raw, names));
     for (std::uint32_t i = 0; i < members; ++i) {
-      auto arena = allocate_arena(*raw[i], arena_bytes, arena_bytes);
-      if (!arena) return std::unexpected(arena.error());
+      arenas.push_back(CKPTD_TRY(allocate_arena(*raw[i], arena_bytes, arena_bytes)));
       lanes[i].device = raw[i];
-      lanes[i].arena = std::move(*arena);
+      lanes[i].arena = arenas[i].get();
       scripts[i].seed = random();
       lanes[i].session = tests::make_scripted_session(names[i], lanes[i].arena->range(), scripts[i], models[i]);
       if (!group.empty()) lanes[i].member = std::move(group[i]);
     }
     return push(plan, manifest, [this](auto offset, auto limit) { return resting(offset, limit); }, std::move(lanes),
-                deadlines, before_first_bucket, progress, stop);
+                deadlines, gates, progress, stop, report);
   }
 
   std::span<const std::byte> resting(std::uint64_t offset, std::uint64_t limit) const {
@@ -96,21 +96,64 @@ struct Bench {
   std::vector<std::unique_ptr<device::Device>> devices;
   std::vector<std::shared_ptr<tests::Model>> models;
   Deadlines deadlines;
-  BeforeFirstBucket before_first_bucket = [this]() -> Result<> {
-    ++touches;
-    return {};
-  };
-  std::atomic<int> touches = 0;
+  Gates gates{[this]() -> Result<> {
+                ++offers;
+                return {};
+              },
+              [this]() -> Result<> {
+                ++touches;
+                return {};
+              }};
+  std::atomic<int> offers = 0, touches = 0;
   Progress progress;
+  Report report;
+  std::vector<std::unique_ptr<device::Allocation>> arenas;
   plan::Plan plan;
 };
+
+/// Spans of one kind, in the order in which they ended.
+std::vector<Span> spans_of(const LaneReport& lane, Span::What what) {
+  std::vector<Span> spans;
+  for (const auto& span : lane.spans)
+    if (span.what == what) spans.push_back(span);
+  return spans;
+}
+
+/// A whole push: each step once, each bucket uploaded and then reloaded, in their order, with no overlap within a kind.
+void check_spans(const LaneReport& lane, const plan::Plan& plan) {
+  REQUIRE(std::ranges::is_sorted(lane.spans, {}, &Span::end));
+  const auto uploads = spans_of(lane, Span::What::upload), reloads = spans_of(lane, Span::What::reload);
+  REQUIRE(uploads.size() == plan.buckets.size());
+  REQUIRE(reloads.size() == plan.buckets.size());
+  std::uint64_t uploaded = 0, reloaded = 0;
+  for (std::size_t i = 0; i < uploads.size(); ++i) {
+    CHECK(uploads[i].bucket == i);
+    CHECK(reloads[i].bucket == i);
+    CHECK(uploads[i].begin <= uploads[i].end);
+    CHECK(uploads[i].end <= reloads[i].begin);
+    CHECK(reloads[i].begin <= reloads[i].end);
+    if (i > 0) CHECK(uploads[i - 1].end <= uploads[i].begin);
+    if (i > 0) CHECK(reloads[i - 1].end <= reloads[i].begin);
+    if (const auto after = plan.buckets[i].after; after > 0) CHECK(reloads[after - 1].end <= uploads[i].begin);
+    uploaded += uploads[i].bytes, reloaded += reloads[i].bytes;
+  }
+  CHECK(uploaded == plan.tensor_bytes);
+  CHECK(reloaded == plan.tensor_bytes);
+  const auto connects = spans_of(lane, Span::What::connect), releases = spans_of(lane, Span::What::release),
+             finishes = spans_of(lane, Span::What::finish);
+  REQUIRE((connects.size() == 1 && releases.size() == 1 && finishes.size() == 1));
+  CHECK(connects[0].end <= reloads.front().begin);
+  CHECK(reloads.back().end <= releases[0].begin);
+  CHECK(releases[0].end <= finishes[0].begin);
+  CHECK(lane.spans.size() == 2 * plan.buckets.size() + 3);
+}
 
 void check_both_fan_outs(std::uint32_t members, std::uint64_t bucket_bytes, std::uint64_t arena_bytes) {
   for (auto fan_out : {plan::FanOut::independent, plan::FanOut::broadcast}) {
     INFO(plan::name_of(fan_out) << " to " << members << ", bucket " << bucket_bytes << ", arena " << arena_bytes);
     Bench bench(members);
-    auto report = bench.run(fan_out, std::vector<Script>(members), {}, bucket_bytes, arena_bytes);
-    REQUIRE(report);
+    auto pushed = bench.run(fan_out, std::vector<Script>(members), {}, bucket_bytes, arena_bytes);
+    REQUIRE(pushed);
     for (auto& model : bench.models) {
       bench.check_model(*model);
       CHECK(model->steps.front() == "offer");
@@ -120,8 +163,12 @@ void check_both_fan_outs(std::uint32_t members, std::uint64_t bucket_bytes, std:
     }
     CHECK(bench.touches == 1);
     CHECK(bench.progress.reloaded_bytes == members * bench.plan.tensor_bytes);
-    REQUIRE(report->lanes.size() == members);
-    CHECK(report->lanes[0].bytes == bench.plan.tensor_bytes);
+    CHECK(bench.offers == 1);
+    REQUIRE(bench.report.lanes.size() == members);
+    for (const auto& lane : bench.report.lanes) {
+      CHECK(lane.bytes == bench.plan.tensor_bytes);
+      check_spans(lane, bench.plan);
+    }
   }
 }
 
@@ -151,10 +198,10 @@ TEST_CASE("the first failure ends all lanes and fails every session") {
     scripts[1].never_connects = true;
     bench.deadlines.connect = 200ms;
   }
-  auto report = bench.run(fan_out, scripts);
-  REQUIRE_FALSE(report);
-  INFO(report.error().sentence);
-  CHECK(report.error().sentence.find("HOST-1") != std::string::npos);
+  auto pushed = bench.run(fan_out, scripts);
+  REQUIRE_FALSE(pushed);
+  INFO(pushed.error().sentence);
+  CHECK(pushed.error().sentence.find("HOST-1") != std::string::npos);
   CHECK_FALSE(bench.models[1]->failed.empty());
   for (auto& model : bench.models) {
     // Who had finished before is done; nobody else is left waiting.
@@ -173,11 +220,71 @@ TEST_CASE("a cancel before the first bucket touches nobody") {
     std::this_thread::sleep_for(50ms);
     stop.request_stop();
   });
-  auto report = bench.run(plan::FanOut::independent, scripts, stop.get_token());
-  REQUIRE_FALSE(report);
-  CHECK(report.error().kind == ErrorKind::cancelled);
+  auto pushed = bench.run(plan::FanOut::independent, scripts, stop.get_token());
+  REQUIRE_FALSE(pushed);
+  CHECK(pushed.error().kind == ErrorKind::cancelled);
   CHECK_FALSE(bench.progress.touched);
   CHECK(bench.touches == 0);
+  for (const auto& lane : bench.report.lanes) {
+    CHECK(spans_of(lane, Span::What::connect).size() == 1);  // what it waited for
+    CHECK(spans_of(lane, Span::What::reload).empty());
+  }
+}
+
+TEST_CASE("buckets are uploaded while nobody knows of the update, and a refusal then leaves nobody to be told") {
+  Bench bench(2);
+  bool uploading = false;
+  bench.gates.before_offers = [&]() -> Result<> {
+    const auto deadline = Deadline::in(5s);
+    while (bench.progress.uploaded_bytes == 0 && !deadline.passed()) std::this_thread::sleep_for(1ms);
+    uploading = bench.progress.uploaded_bytes > 0;
+    ++bench.offers;
+    return fail(ErrorKind::no_space, "the journal's disk is full");
+  };
+  auto pushed = bench.run(plan::FanOut::independent, std::vector<Script>(2));
+  REQUIRE_FALSE(pushed);
+  CHECK(pushed.error().kind == ErrorKind::no_space);
+  CHECK(uploading);
+  CHECK(bench.offers == 1);
+  CHECK(bench.touches == 0);
+  for (auto& model : bench.models) {
+    CHECK(model->steps.empty());
+    CHECK(model->failed.empty());
+    CHECK(model->discarded);
+  }
+}
+
+TEST_CASE("a lane that fails before the offers keeps every endpoint unknown") {
+  // Whichever comes first, the failure or the gate: never is an endpoint told of that is closed without a word.
+  for (unsigned round = 0; round < 30; ++round) {
+    Bench bench(2);
+    bench.shuffler.fail_nth(tests::Call::work_copy_from_host, 1 + round % 4, "HOST-1");
+    auto pushed = bench.run(plan::FanOut::independent, std::vector<Script>(2));
+    REQUIRE_FALSE(pushed);
+    for (auto& model : bench.models) {
+      CHECK(model->discarded == (bench.offers == 0));
+      CHECK(model->failed.empty() == (bench.offers == 0));
+    }
+  }
+}
+
+TEST_CASE("a push that failed tells how far it came") {
+  Bench bench(1);
+  std::vector<Script> scripts(1);
+  scripts[0].stall_at_bucket = 2;
+  bench.deadlines.reload = 200ms;
+  REQUIRE_FALSE(bench.run(plan::FanOut::independent, scripts));
+  REQUIRE(bench.report.lanes.size() == 1);
+  const auto& lane = bench.report.lanes[0];
+  CHECK(lane.device == "HOST-0");
+  CHECK(lane.pid == 42);
+  const auto reloads = spans_of(lane, Span::What::reload), uploads = spans_of(lane, Span::What::upload);
+  REQUIRE(reloads.size() == 3);
+  CHECK(uploads.size() >= 3);
+  CHECK(lane.bytes == reloads[0].bytes + reloads[1].bytes);
+  CHECK(reloads[2].bucket == 2);
+  CHECK(reloads[2].end - reloads[2].begin >= 200ms);
+  CHECK(bench.report.seconds >= 0.2);
 }
 
 TEST_CASE("a cancel in the middle wakes lanes that wait for a rank") {
@@ -192,18 +299,18 @@ TEST_CASE("a cancel in the middle wakes lanes that wait for a rank") {
     stop.request_stop();
   });
   const auto start = Clock::now();
-  auto report = bench.run(fan_out, scripts, stop.get_token());
-  REQUIRE_FALSE(report);
-  CHECK(report.error().kind == ErrorKind::cancelled);
+  auto pushed = bench.run(fan_out, scripts, stop.get_token());
+  REQUIRE_FALSE(pushed);
+  CHECK(pushed.error().kind == ErrorKind::cancelled);
   CHECK(Clock::now() - start < 4s);  // sooner than any deadline here
 }
 
 TEST_CASE("what is refused before the first bucket ends the push while it is clean") {
   Bench bench(2);
-  bench.before_first_bucket = []() -> Result<> { return fail(ErrorKind::no_space, "the journal's disk is full"); };
-  auto report = bench.run(plan::FanOut::independent, std::vector<Script>(2));
-  REQUIRE_FALSE(report);
-  CHECK(report.error().kind == ErrorKind::no_space);
+  bench.gates.before_first_bucket = []() -> Result<> { return fail(ErrorKind::no_space, "the journal's disk is full"); };
+  auto pushed = bench.run(plan::FanOut::independent, std::vector<Script>(2));
+  REQUIRE_FALSE(pushed);
+  CHECK(pushed.error().kind == ErrorKind::no_space);
   CHECK_FALSE(bench.progress.touched);
   for (auto& model : bench.models) CHECK(model->tensors.empty());
 }
@@ -218,13 +325,13 @@ TEST_CASE("a device that fails at any call ends the push with its error and neve
       Bench bench(2);
       bench.deadlines.upload = 1s;
       bench.shuffler.fail_nth(call, n, "HOST-1");
-      auto report = bench.run(fan_out, std::vector<Script>(2));
+      auto pushed = bench.run(fan_out, std::vector<Script>(2));
       INFO("call " << static_cast<int>(call) << " number " << n);
-      if (report) {
+      if (pushed) {
         for (auto& model : bench.models) bench.check_model(*model);
       } else {
-        INFO(report.error().sentence);
-        CHECK(report.error().sentence.find("injected") != std::string::npos);
+        INFO(pushed.error().sentence);
+        CHECK(pushed.error().sentence.find("injected") != std::string::npos);
       }
     }
   }
@@ -238,16 +345,85 @@ TEST_CASE("an upload that never ends is told from a rank that stalls") {
     std::this_thread::sleep_for(1s);
     bench.shuffler.resume();  // or the stream could not be destroyed
   });
-  auto report = bench.run(plan::FanOut::independent, std::vector<Script>(1));
-  REQUIRE_FALSE(report);
-  CHECK(report.error().kind == ErrorKind::timed_out);
-  CHECK(report.error().sentence.find("uploading bucket 0") != std::string::npos);
+  auto pushed = bench.run(plan::FanOut::independent, std::vector<Script>(1));
+  REQUIRE_FALSE(pushed);
+  CHECK(pushed.error().kind == ErrorKind::timed_out);
+  CHECK(pushed.error().sentence.find("uploading bucket 0") != std::string::npos);
   CHECK_FALSE(bench.progress.touched);
 }
 
-TEST_CASE("an arena shrinks on out of memory, down to the largest tensor") {
+namespace {
+
+/// Devices that believe in 64 MiB of free memory, whatever this machine has.
+struct SmallMachine {
+  SmallMachine() {
+    tests::write_file(root / "proc/meminfo", "MemAvailable:      65536 kB\n");
+  }
+  std::unique_ptr<device::Device> device(unsigned index) const { return device::host::make_host_device(index, root.path()); }
+  tests::Folder root;
+};
+
+}  // namespace
+
+TEST_CASE("an arena that was given back is used again, one for each device is kept") {
   tests::Shuffler shuffler(1);
-  auto device = shuffler.wrap(device::host::make_host_device(0));
+  SmallMachine machine;
+  auto device = shuffler.wrap(machine.device(0)), other = shuffler.wrap(machine.device(1));
+  const auto made = [&] { return shuffler.calls(tests::Call::allocate); };
+  const auto borrow = [](Arenas& arenas, device::Device& from, std::uint64_t bytes) {
+    auto loan = arenas.borrow(from, bytes, 4096);
+    REQUIRE(loan);
+    return std::move(*loan);
+  };
+  Arenas arenas(true);
+  {
+    auto one = borrow(arenas, *device, 8192), two = borrow(arenas, *device, 16384);
+    CHECK(arenas.usage(*device).lent_bytes == 8192 + 16384);
+    const auto a = one.memory().range(), b = two.memory().range();
+    CHECK((a.address + a.bytes <= b.address || b.address + b.bytes <= a.address));
+    std::move(two).give_back();
+    std::move(one).give_back();
+  }
+  CHECK(arenas.usage(*device).lent_bytes == 0);
+  CHECK(arenas.usage(*device).kept_bytes == 16384);  // the larger one
+  CHECK(made() == 2);
+  {
+    auto smaller = borrow(arenas, *device, 4096);
+    CHECK(smaller.memory().range().bytes == 16384);
+    CHECK(arenas.usage(*device).kept_bytes == 0);
+    CHECK(made() == 2);
+    std::move(smaller).give_back();
+    auto elsewhere = borrow(arenas, *other, 4096);
+    CHECK(made() == 3);
+  }
+  CHECK(arenas.usage(*other).kept_bytes == 0);  // not given back: its rank may still map it
+  {
+    auto larger = borrow(arenas, *device, 32768);
+    CHECK(made() == 4);
+    CHECK(arenas.usage(*device).kept_bytes == 0);
+    std::move(larger).give_back();
+  }
+  CHECK(arenas.trim() == 32768);
+  CHECK(arenas.trim() == 0);
+  CHECK(arenas.usage(*device).kept_bytes == 0);
+
+  // As much as the device has is enough, however much is wanted.
+  auto most = arenas.borrow(*device, std::uint64_t{1} << 60, 8 * kMiB);
+  REQUIRE(most);
+  std::move(*most).give_back();
+  const auto before = made();
+  auto again = arenas.borrow(*device, std::uint64_t{1} << 60, 8 * kMiB);
+  CHECK(again);
+  CHECK(made() == before);
+
+  Arenas nothing_kept(false);
+  borrow(nothing_kept, *device, 8192).give_back();
+  CHECK(nothing_kept.usage(*device).kept_bytes == 0);
+}
+
+TEST_CASE("an arena shrinks on out of memory, down to the largest tensor") {
+  SmallMachine machine;
+  auto device = machine.device(0);
   auto arena = allocate_arena(*device, std::uint64_t{1} << 60, 8 * kMiB);
   REQUIRE(arena);
   CHECK((*arena)->range().bytes >= 8 * kMiB);

@@ -75,7 +75,7 @@ class ScriptedSession final : public ranks::Session {
     std::lock_guard lock(model_->mutex);
     model_->failed = reason.sentence;
   }
-  void discard() noexcept override {}
+  void discard() noexcept override { model_->discarded = true; }
 
  private:
   template <class... Args>

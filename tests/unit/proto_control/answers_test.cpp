@@ -167,7 +167,7 @@ TEST_CASE("engine, status and preview survive the journey") {
                 .huge_page_bytes = 6,
                 .lock = "try",
                 .versions_resident = 7,
-                .devices = {{.uuid = "HOST-0", .kind = "host", .free_bytes = 8}},
+                .devices = {{.uuid = "HOST-0", .kind = "host", .free_bytes = 8, .arena_bytes = 9, .kept_arena_bytes = 10}},
                 .engines = {an_engine()},
                 .running_jobs = {"load-1"},
                 .in_custody = {"HOST-1 of e"}};
@@ -175,6 +175,8 @@ TEST_CASE("engine, status and preview survive the journey") {
   REQUIRE(status_again);
   CHECK(to_json(*status_again) == to_json(status));
   CHECK(status_again->devices[0].free_bytes == 8);
+  CHECK(status_again->devices[0].arena_bytes == 9);
+  CHECK(status_again->devices[0].kept_arena_bytes == 10);
 
   UpdatePreview preview{.checkpoint = "n@1",
                         .engines = {{.engine = "e",
