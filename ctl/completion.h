@@ -1,5 +1,5 @@
-// Completion of a half-typed command line, for shells: the scripts that `ckptctl completion SHELL` prints hand all words
-// to `ckptctl __complete`, which answers from the very tables that parse them.
+// Completion of a half-typed command line, for shells: the scripts that `ckptctl completion SHELL` prints hand all
+// words to `ckptctl __complete`, which answers from the very tables that parse them.
 //
 // Answers are one candidate a line; the line ":file" or ":directory" asks the shell to complete a path itself. Names of
 // versions, engines and jobs are the daemon's, which is given a moment: no answer is no candidates, never an error.

@@ -26,8 +26,8 @@ int refuse(const Error& error) {
   return proto::control::outcome_of(error.kind).exit_code;
 }
 
-/// SIGTERM, SIGINT and SIGHUP are waited for, never handled: they are blocked before the first thread starts. A peer that
-/// closes its socket is an error value, not SIGPIPE.
+/// SIGTERM, SIGINT and SIGHUP are waited for, never handled: they are blocked before the first thread starts. A peer
+/// that closes its socket is an error value, not SIGPIPE.
 sigset_t block_signals() {
   sigset_t set;
   sigemptyset(&set);

@@ -28,7 +28,7 @@ Notifier::Notifier() : listening_(std::getenv("NOTIFY_SOCKET") != nullptr) {
   if (::sd_watchdog_enabled(0, &microseconds) > 0) watchdog_ = std::chrono::microseconds(microseconds);
 }
 
-// A quarter of the watchdog's time until the threads are asked, a half for their answer: the rest is for a slow machine.
+// A quarter of the watchdog's time until the threads are asked, a half for their answer; the rest is for slow machines.
 std::optional<milliseconds> Notifier::tick() const {
   if (!listening_) return std::nullopt;
   if (watchdog_.count() == 0) return kStatusInterval;

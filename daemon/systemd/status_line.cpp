@@ -37,7 +37,8 @@ std::string status_line(const proto::control::Status& status) {
   const auto poisoned =
       std::ranges::count_if(status.engines, [](const auto& engine) { return !engine.poisoned.empty(); });
   if (poisoned > 0) line += fmt::format("; {} POISONED", counted(static_cast<std::uint64_t>(poisoned), "engine"));
-  if (!status.in_custody.empty()) line += fmt::format("; {} in custody", counted(status.in_custody.size(), "failed session"));
+  if (!status.in_custody.empty())
+    line += fmt::format("; {} in custody", counted(status.in_custody.size(), "failed session"));
   if (!status.running_jobs.empty()) line += fmt::format("; running {}", fmt::join(status.running_jobs, ", "));
   if (status.last_reload && !status.last_reload->failed.empty())
     line += "; last reload REFUSED: " + status.last_reload->failed;

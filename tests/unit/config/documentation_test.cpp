@@ -8,7 +8,8 @@ namespace {
 std::string row_of(const KeyDoc& key) {
   auto code = [](const std::string& text) { return text.empty() ? "" : "`" + text + "`"; };
   const auto shown = key.default_text == "required" ? key.default_text : code(key.default_text);
-  return "| " + code(key.key) + " | " + code(key.flag) + " | " + shown + " | " + key.change + " | " + key.meaning + " |";
+  return "| " + code(key.key) + " | " + code(key.flag) + " | " + shown + " | " + key.change + " | " + key.meaning +
+         " |";
 }
 
 TEST_CASE("docs/configuration.md has one row for each key, and no other") {

@@ -19,7 +19,7 @@ using namespace std::chrono_literals;
 class Manager {
  public:
   explicit Manager(std::chrono::microseconds watchdog) {
-    fd_.reset(::socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    fd_ = UniqueFd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};  // autobind: an abstract name of the kernel's choice
     REQUIRE(::bind(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t)) == 0);
     socklen_t size = sizeof address;
