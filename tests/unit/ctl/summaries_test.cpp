@@ -177,5 +177,25 @@ TEST_CASE("a job shows the traceback of a rank") {
   CHECK(holds(show_jobs({job}, {}), "cancelling"));
 }
 
+TEST_CASE("what a reload did") {
+  api::Reload reload;
+  CHECK(show_reload(reload) == "nothing has changed");
+  reload.applied = {"log_level", "preload"};
+  CHECK(show_reload(reload) == "applied log_level, preload");
+  reload.needs_restart = {"store.budget"};
+  CHECK(show_reload(reload) ==
+        "applied log_level, preload; store.budget changed too and will count after a restart (systemctl restart ckptd)");
+  reload.applied.clear();
+  CHECK(holds(show_reload(reload), "nothing is applied; store.budget changed too"));
+  reload.failed = "/etc/ckptd.toml:3:1: \x1b[31mno";
+  CHECK(holds(show_reload(reload), "REFUSED, everything stays as it was: /etc/ckptd.toml:3:1: "));
+  CHECK_FALSE(holds(show_reload(reload), "\x1b"));
+
+  api::Status status;
+  CHECK_FALSE(holds(show_status(status, {}), "reload"));
+  status.last_reload = reload;
+  CHECK(holds(show_status(status, {}), "REFUSED"));
+}
+
 }  // namespace
 }  // namespace ckptd::ctl

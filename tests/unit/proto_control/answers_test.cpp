@@ -158,6 +158,7 @@ TEST_CASE("engine, status and preview survive the journey") {
                 .pid = 77,
                 .started = kNoon,
                 .ready = false,
+                .preloads = 3,
                 .not_ready = {"n@1 is loading"},
                 .budget_bytes = 1,
                 .segment_bytes = 2,
@@ -170,13 +171,21 @@ TEST_CASE("engine, status and preview survive the journey") {
                 .devices = {{.uuid = "HOST-0", .kind = "host", .free_bytes = 8, .arena_bytes = 9, .kept_arena_bytes = 10}},
                 .engines = {an_engine()},
                 .running_jobs = {"load-1"},
-                .in_custody = {"HOST-1 of e"}};
+                .in_custody = {"HOST-1 of e"},
+                .last_reload = Reload{kNoon, {"log_level"}, {"store.budget"}, "no"}};
   auto status_again = parse_status(to_json(status));
   REQUIRE(status_again);
   CHECK(to_json(*status_again) == to_json(status));
   CHECK(status_again->devices[0].free_bytes == 8);
+<<<<<<< HEAD
   CHECK(status_again->devices[0].arena_bytes == 9);
   CHECK(status_again->devices[0].kept_arena_bytes == 10);
+=======
+  CHECK(status_again->preloads == 3);
+  CHECK(status_again->last_reload->applied == status.last_reload->applied);
+  CHECK(status_again->last_reload->needs_restart == status.last_reload->needs_restart);
+  CHECK(status_again->last_reload->failed == "no");
+>>>>>>> 89d343a (fixup2)
 
   UpdatePreview preview{.checkpoint = "n@1",
                         .engines = {{.engine = "e",
