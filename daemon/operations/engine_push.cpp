@@ -10,6 +10,7 @@
 
 #include "common/every.h"
 #include "common/units.h"
+#include "daemon/operations/accounts.h"
 #include "daemon/pipeline/arena.h"
 
 namespace ckptd::operations {
@@ -138,19 +139,31 @@ Result<> judge(const EnginePush& push, const Result<pipeline::Report>& pushed, c
   return std::unexpected(std::move(error));
 }
 
+/// As judge() has it: the ranks' side is well, or was only ended because of what the engine had said.
+bool engine_failed(const Result<pipeline::Report>& pushed, bool cancelled) {
+  return pushed || (pushed.error().kind == ErrorKind::cancelled && !cancelled);
+}
+
 }  // namespace
 
 Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const catalogue::Contents& contents,
-                                               UpdateJob& job) {
+                                               UpdateJob& job, records::PushAccount& account) {
   const auto start = Clock::now();
+  auto& steps = account.steps;
+  steps.begin("ping");
   auto engine = CKPTD_TRY(parts_.make_engine(push.kind, push.engine, push.endpoint));
   CKPTD_TRY(engine->ping(options_.ping_timeout));
 
   job.stage(push.engine, "allocating the arena");
+  steps.begin("arena");
   auto lanes = CKPTD_TRY(allocate_lanes(push, contents.manifest));
+  steps.begin("plan");
   const auto plan = CKPTD_TRY(plan_push(push, contents, common_arena_bytes(lanes)));
+  note_plan(account, plan);
+  steps.begin("open");
   CKPTD_TRY(open_sessions(push, plan.fan_out, lanes));
 
+  steps.begin("journal");
   // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
   if (auto written = write_open_update(push, lanes, job.id()); !written) {
     for (auto& lane : lanes) lane.session->discard();
@@ -166,6 +179,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     return write_touched(push, job.id());
   };
 
+  steps.begin("push");
   RanksEnd ranks_end(job.stop(), options_.answer_grace);
   EngineCall engine_call(*engine, std::move(call), options_.engine_timeout,
                          [&](const Result<std::string>& answer) { ranks_end.engine_answered(answer); });
@@ -175,13 +189,18 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
                           progress, ranks_end.token());
   }();
   const auto ranks_done = Clock::now();
+  steps.begin("answer", ranks_done);
+  note_push(account, pushed, progress);
   job.stage(push.engine, "waiting for the engine's answer");
   const auto answer = engine_call.answer_within(pushed ? options_.deadlines.finish : options_.answer_grace, push.engine);
 
   if (auto verdict = judge(push, pushed, answer, progress, job.stop().stop_requested()); !verdict) {
+    steps.end();
+    account.engine_failed = engine_failed(pushed, job.stop().stop_requested());
     write_failure(push, job.id(), verdict.error(), progress.touched);
     return std::unexpected(verdict.error());
   }
+  steps.begin("journal");
   CKPTD_TRY(write_success(push, job.id()));
   const auto seconds = seconds_since(start);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,

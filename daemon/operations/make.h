@@ -14,6 +14,7 @@
 #include "daemon/fleet/engine.h"
 #include "daemon/jobs/jobs.h"
 #include "daemon/journal/journal.h"
+#include "daemon/journal/peaks.h"
 #include "daemon/operations/operations.h"
 #include "daemon/pipeline/push.h"
 #include "daemon/plan/plan.h"
@@ -38,6 +39,7 @@ struct Parts {
   std::function<Result<std::unique_ptr<fleet::Engine>>(const std::string& kind, const std::string& name,
                                                        const std::string& endpoint)>
       make_engine;
+  journal::Peaks& peaks;
 };
 
 struct Preload {
@@ -59,6 +61,9 @@ struct Options {
   bool peer_copies_are_faster = false;
   std::string lock;                                ///< for status
   std::vector<Preload> preloads;
+  std::size_t job_history = 200;                      ///< records and traces of so many jobs are kept at most,
+  std::uint64_t record_memory_bytes = 64 << 20;       ///< and in so much memory
+  bool probe_at_start = false;                        ///< measure peaks that are not known, once nothing runs
 };
 
 /// Takes over what a dead predecessor left in the journal (frees its ranks, marks its engines), then starts the
