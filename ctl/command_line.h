@@ -41,6 +41,12 @@ struct ShowJob {
 struct WatchJob {
   std::string id;
 };
+struct TraceJob {
+  std::string id;
+  std::string output;  ///< file for the JSON; empty: stdout, unless `html` is given
+  std::string html;    ///< file for the page; empty: none
+};
+struct Probe {};
 struct CancelJob {
   std::string id;
   bool force = false;
@@ -67,7 +73,7 @@ struct WaitForEngine {
 
 using Command =
     std::variant<Load, Update, ListVersions, ShowVersion, ShowStatus, Evict, SetKept, Trim, ListJobs, ShowJob, WatchJob,
-                 CancelJob, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine>;
+                 TraceJob, CancelJob, Probe, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine>;
 
 struct Invocation {
   std::string socket = "/run/ckptd/control.sock";

@@ -56,17 +56,32 @@ std::string show_custody(const Status& status) {
   return fmt::format("failed sessions whose rank is not gone yet:\n  {}", fmt::join(status.in_custody, "\n  "));
 }
 
+std::string peak_in_status(const Status& status, std::string_view stage, const std::string& device, const View& view) {
+  for (const auto& peak : status.peaks)
+    if (peak.stage == stage && peak.device == device) return ", " + show_peak(peak, view);
+  return {};
+}
+
+std::string show_hash_peak(const Status& status, const View& view) {
+  if (status.peaks.empty()) return "none measured (ckptctl probe)";
+  for (const auto& peak : status.peaks)
+    if (peak.stage == "hash") return show_peak(peak, view);
+  return {};
+}
+
 }  // namespace
 
 std::string show_status(const Status& status, const View& view) {
   std::vector<std::string> devices, engines;
   for (const auto& device : status.devices)
-    devices.push_back(fmt::format("{}  {}, {} free", device.uuid, device.kind, show_bytes(device.free_bytes)));
+    devices.push_back(fmt::format("{}  {}, {} free{}", device.uuid, device.kind, show_bytes(device.free_bytes),
+                                  peak_in_status(status, "copy", device.uuid, view)));
   for (const auto& engine : status.engines) engines.push_back(engine_in_status(engine));
   return render_fields({
       {"daemon", show_daemon(status, view)},
       {"store", show_store(status)},
       {"devices", lines(devices, "none")},
+      {"peaks", show_hash_peak(status, view)},
       {"engines", lines(engines, "none known (ckptctl engine add)")},
       {"jobs", show_running(status)},
       {"custody", show_custody(status)},
