@@ -70,7 +70,7 @@ Result<std::vector<journal::PeakRecord>> Service::measure(std::uint64_t bytes, s
   std::lock_guard alone(measuring_);
   probe::Limits limits;
   // A machine that may have little for weights may have little for measurements.
-  limits.bytes = std::max<std::uint64_t>(4 * kMiB, std::min(bytes, parts_.store.usage().budget_bytes));
+  limits.bytes = std::min(bytes, parts_.store.usage().budget_bytes);
   limits.working = working / static_cast<int>(parts_.devices.size() + 1);
   const auto may_go_on = [&]() -> Result<> {
     if (stop.stop_requested()) return fail(ErrorKind::cancelled, "the measurement was cancelled");

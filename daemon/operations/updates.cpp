@@ -50,6 +50,8 @@ Result<api::Job> Service::update(const api::UpdateRequest& request) {
         for (const auto& push : admitted->pushes) accounts.push_back(open_account(push));
         auto result = run_update(*admitted, id, job, accounts);
         close_account(account, result);
+        for (auto& push : accounts)
+          if (!result && push.steps.all().empty()) push.error = result.error();  // none of them has begun
         keep_record(account, accounts);
         release_engines(admitted->pushes);
         return result;
