@@ -51,8 +51,10 @@ Table stage_table(std::string where) {
 
 std::string show_lanes(const PushRecord& push, const View& view) {
   auto table = stage_table("DEVICE");
-  for (const auto& lane : push.lanes)
+  for (const auto& lane : push.lanes) {
+    if (lane.stages.empty()) table.rows.push_back({printable(lane.device)});  // nobody came
     for (const auto& stage : lane.stages) table.rows.push_back(stage_row(printable(lane.device), stage));
+  }
   return table.rows.empty() ? std::string() : "\n" + indented(table, view);
 }
 

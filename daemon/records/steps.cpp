@@ -12,12 +12,12 @@ double seconds_between(Clock::time_point begin, Clock::time_point end) {
 void Steps::begin(std::string name, Clock::time_point at) {
   end(at);
   steps_.push_back({std::move(name), at, at});
-  open_ = true;
+  open_ = steps_.size() - 1;
 }
 
 void Steps::end(Clock::time_point at) {
-  if (open_) steps_.back().end = std::max(at, steps_.back().begin);
-  open_ = false;
+  if (open_) steps_[*open_].end = std::max(at, steps_[*open_].begin);
+  open_.reset();
 }
 
 std::string_view Steps::last() const { return steps_.empty() ? std::string_view() : steps_.back().name; }

@@ -63,11 +63,6 @@ class Builder {
     trace_.spans += spans;
   }
 
-  void add_steps(const Steps& steps, std::uint32_t process, const char* title) {
-    const auto at = row(process, title);
-    for (const auto& step : steps.all()) add(event(step.name, step.begin, step.end), process, at);
-  }
-
   api::Trace finish() {
     std::ranges::stable_sort(trace_.events, {}, &TraceEvent::begin_ns);
     trace_.events.shrink_to_fit();
@@ -126,6 +121,13 @@ void add_in_rows(Builder& builder, std::uint32_t process, const std::string& tit
   }
 }
 
+/// Steps that were taken inside another come into a row below it.
+void add_steps(Builder& builder, std::uint32_t process, const Steps& steps) {
+  std::vector<TraceEvent> events;
+  for (const auto& step : steps.all()) events.push_back(builder.event(step.name, step.begin, step.end));
+  add_in_rows(builder, process, "steps", std::move(events));
+}
+
 void add_lane(Builder& builder, std::uint32_t process, const LaneReport& lane, std::size_t together) {
   add_in_rows(builder, process, lane.device + " upload", events_of(builder, lane, What::upload, "upload", together));
   auto of_rank = events_of(builder, lane, What::reload, "reload", together);
@@ -153,7 +155,7 @@ api::Trace update_trace(const JobAccount& job, const std::vector<PushAccount>& p
   builder.add(builder.event(job.kind, job.begin, job.end), whole, builder.row(whole, job.subject));
   for (const auto& push : pushes) {
     const auto process = builder.process("engine " + push.engine);
-    builder.add_steps(push.steps, process, "steps");
+    add_steps(builder, process, push.steps);
     for (const auto& lane : push.lanes) add_lane(builder, process, lane, together);
   }
   return builder.finish();
@@ -163,7 +165,7 @@ api::Trace load_trace(const JobAccount& job, const LoadAccount& load) {
   Builder builder(job);
   const auto whole = builder.process("job " + job.id);
   builder.add(builder.event(job.kind, job.begin, job.end), whole, builder.row(whole, job.subject));
-  builder.add_steps(load.steps, whole, "steps");
+  add_steps(builder, whole, load.steps);
   for (const auto& step : load.steps.all()) {
     if (step.name != "read" || load.read_bytes == 0) continue;
     auto read = builder.event("read", step.begin, load.last_read.value_or(step.end));

@@ -82,6 +82,7 @@ std::vector<Row> rows() {
   all.push_back({"nobody connected and nothing was measured", push({}, {{"push", 0}}, 20), Reason::engine, -1, 2.0});
   auto dark = push({lane("A", 7, {})}, {{"push", 0}}, 20);
   all.push_back({"ranks connected, but no lane told its spans", dark, Reason::other, -1, 2.0});
+  // As a gate of the push does it, which runs while the push is under way.
   auto nested = push({lane("A", 7, {span(What::connect, 12, 13), span(What::reload, 13, 14)})}, {{"push", 0}}, 14);
   nested.steps.begin("open", at(0));  // inside the push
   nested.steps.end(at(12));
@@ -103,6 +104,20 @@ TEST_CASE("each kind of slowness is found, with who was waited for and how long"
     for (const auto& each : lanes)
       CHECK(sum_of(each) == Approx(seconds_between(row.account.begin, row.account.end)));
   }
+}
+
+TEST_CASE("a step may run inside another, which goes on") {
+  Steps steps;
+  steps.begin("push", at(0));
+  CHECK(steps.timed("journal", [] { return 7; }) == 7);
+  CHECK(steps.last() == "journal");
+  steps.begin("answer", at(20));
+  steps.end(at(25));
+  steps.end(at(99));  // nothing is open any more
+  REQUIRE(steps.all().size() == 3);
+  CHECK(steps.seconds("push") == Approx(2));
+  CHECK(steps.seconds("answer") == Approx(0.5));
+  CHECK(steps.last() == "answer");
 }
 
 TEST_CASE("a lane that is done has the time of the others on its own account") {

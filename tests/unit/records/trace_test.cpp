@@ -125,7 +125,9 @@ TEST_CASE("whatever spans are told, the trace is one that viewers can show") {
                              static_cast<std::uint64_t>(draw(100))));
       lanes.push_back(lane(fmt::format("D{}", i), draw(2), std::move(spans)));
     }
-    const auto account = push(lanes, {{"ping", draw(5)}, {"push", 5 + draw(5)}}, 30 + draw(10));
+    auto account = push(lanes, {{"ping", draw(5)}, {"push", 5 + draw(5)}}, 30 + draw(10));
+    account.steps.begin("journal", at(draw(30)));  // perhaps inside another
+    account.steps.end(at(draw(40)));
     check_valid(to_json(update_trace(job(20 + draw(30)), {account, account}, static_cast<std::size_t>(1 + draw(50)))));
   }
 }
