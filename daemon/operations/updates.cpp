@@ -51,7 +51,7 @@ Result<api::Job> Service::update(const api::UpdateRequest& request) {
         auto result = run_update(*admitted, id, job, accounts);
         close_account(account, result);
         for (auto& push : accounts)
-          if (!result && push.steps.all().empty()) push.error = result.error();  // none of them has begun
+          if (!result && !push.error && push.steps.all().empty()) push.error = result.error();  // none of them has begun
         keep_record(account, accounts);
         release_engines(admitted->pushes);
         return result;

@@ -111,14 +111,14 @@ std::string part_of(double part, double whole) {
   return fmt::format("{} of {} ({:.0f} %)", show_seconds(part), show_seconds(whole), whole > 0 ? 100 * part / whole : 0);
 }
 
-/// Which of ckptd's own steps took longest.
-std::string longest_step(const PushAccount& account) {
+/// Which of ckptd's own steps took most of `overhead_seconds`; empty when none did, but gaps between them.
+std::string longest_step(const PushAccount& account, double overhead_seconds) {
   const Step* longest = nullptr;
   for (const auto& step : account.steps.all())
     if (step.name != kPushStep && step.name != "ping" && step.name != "answer" &&
         (!longest || step.end - step.begin > longest->end - longest->begin))
       longest = &step;
-  if (!longest) return {};
+  if (!longest || 2 * seconds_between(longest->begin, longest->end) < overhead_seconds) return {};
   return fmt::format(", the longest of them '{}' with {}", longest->name,
                      show_seconds(seconds_between(longest->begin, longest->end)));
 }
@@ -147,7 +147,7 @@ std::string because(const PushAccount& account, const api::PushRecord& record, c
       text += fmt::format("; they ran at {:.0f} % of the device's measured peak", 100 * *stage->share_of_peak);
     return text;
   }
-  if (record.bounded_by == "overhead") return fmt::format("ckptd's own steps took {}{}", part, longest_step(account));
+  if (record.bounded_by == "overhead") return fmt::format("ckptd's own steps took {}{}", part, longest_step(account, seconds));
   return fmt::format("nothing that was measured accounts for {}", part);
 }
 

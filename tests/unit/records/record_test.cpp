@@ -112,6 +112,15 @@ TEST_CASE("a failed push says how far it came and who failed") {
   }
 }
 
+TEST_CASE("a step of ckptd's own is named when it is most of the overhead, and only then") {
+  const auto arena = push({lane("A", 7, {span(What::connect, 12, 13), span(What::reload, 13, 14)})},
+                          {{"ping", 0}, {"arena", 1}, {"plan", 11}, {"push", 12}}, 14);
+  CHECK(holds(push_record(arena, {}).because, "the longest of them 'arena' with 1.00 s"));
+  const auto gap = push({lane("A", 7, {span(What::connect, 1, 2), span(What::reload, 2, 3)})}, {{"arena", 0}, {"push", 1}}, 20);
+  CHECK(push_record(gap, {}).bounded_by == "overhead");
+  CHECK_FALSE(holds(push_record(gap, {}).because, "arena"));
+}
+
 TEST_CASE("only the slowest buckets are listed, longest first") {
   std::vector<pipeline::Span> spans;
   for (int i = 0; i < 100; ++i) spans.push_back(span(What::upload, i, i + 1 + i % 7, static_cast<std::uint32_t>(i), 1));
