@@ -98,6 +98,14 @@ Result<Answer<api::Job>> Client::cancel_job(const std::string& id, bool force) c
   return typed(CKPTD_TRY(call(request_for("DELETE", path_of_job(id) + (force ? "?force=true" : "")))), api::parse_job);
 }
 
+Result<json> Client::trace(const std::string& id) const {
+  return call(request_for("GET", path_of_job(id) + "/trace"));
+}
+
+Result<Answer<api::Job>> Client::probe() const {
+  return typed(CKPTD_TRY(call(request_for("POST", "/v1/probe"))), api::parse_job);
+}
+
 Result<Answer<std::vector<api::Engine>>> Client::engines() const {
   return typed_list(CKPTD_TRY(call(request_for("GET", "/v1/engines"))), "engines", api::parse_engine);
 }

@@ -55,6 +55,9 @@ class Client {
   Result<Answer<api::Job>> job(const std::string& id, std::chrono::seconds wait = std::chrono::seconds(0)) const;
   Result<Answer<api::Job>> cancel_job(const std::string& id, bool force) const;
 
+  Result<nlohmann::json> trace(const std::string& id) const;
+  Result<Answer<api::Job>> probe() const;
+
   Result<Answer<std::vector<api::Engine>>> engines() const;
   Result<Answer<api::Engine>> engine(const std::string& name) const;
   Result<Answer<api::Engine>> put_engine(const api::EngineRequest& request) const;

@@ -26,7 +26,7 @@ ckptctl(1) lists the exit codes.)";
 
 /// Everything that options write into, before it is a Command. One command is chosen, so members may be shared.
 struct Typed {
-  std::string socket, checkpoint, directory, idempotency_key, bucket_size, name, id, subject, serving;
+  std::string socket, checkpoint, directory, idempotency_key, bucket_size, name, id, subject, serving, output, html;
   std::string timeout = "30s";
   std::vector<std::string> engines;
   api::EngineRequest engine;
@@ -151,12 +151,14 @@ void add_checkpoints(CLI::App& app, Typed& typed) {
                 [](CheckpointName name, const Typed&) { return SetKept{std::move(name), true}; });
   on_checkpoint(app.add_subcommand("unkeep", "lift that protection"), typed,
                 [](CheckpointName name, const Typed&) { return SetKept{std::move(name), false}; });
+  on_finish(app.add_subcommand("probe", "measure what this machine can do at best, for job show to compare with"), typed,
+            [](const Typed&) { return Probe{}; });
   on_finish(app.add_subcommand("trim", "give idle memory of the store and kept arenas back to the system"), typed,
             [](const Typed&) { return Trim{}; });
 }
 
 void add_jobs(CLI::App& app, Typed& typed) {
-  auto* job = app.add_subcommand("job", "list, show, watch and cancel jobs")->require_subcommand(1);
+  auto* job = app.add_subcommand("job", "list, show, watch, trace and cancel jobs")->require_subcommand(1);
   on_finish(job->add_subcommand("list", "list running and finished jobs"), typed,
             [](const Typed&) { return ListJobs{}; });
   auto* show = job->add_subcommand("show", "show one job");
@@ -165,6 +167,11 @@ void add_jobs(CLI::App& app, Typed& typed) {
   auto* watch = job->add_subcommand("watch", "wait for the end of a job and show its progress");
   stands_for(Stands::job, typed, watch->add_option("id", typed.id, "the job, as in load-17"))->required();
   on_finish(watch, typed, [](const Typed& chosen) { return WatchJob{chosen.id}; });
+  auto* trace = job->add_subcommand("trace", "write what happened when, for ui.perfetto.dev or as a page of its own");
+  trace->add_option("id", typed.id, "the job, as in update-18")->required();
+  trace->add_option("--output", typed.output, "file for the JSON instead of stdout");
+  trace->add_option("--html", typed.html, "file for a page that any browser opens, without a network");
+  on_finish(trace, typed, [](const Typed& chosen) { return TraceJob{chosen.id, chosen.output, chosen.html}; });
   auto* cancel = job->add_subcommand("cancel", "ask a job to end");
   stands_for(Stands::job, typed, cancel->add_option("id", typed.id, "the job, as in load-17"))->required();
   cancel->add_flag("--force", typed.force,

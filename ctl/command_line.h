@@ -43,6 +43,12 @@ struct ShowJob {
 struct WatchJob {
   std::string id;
 };
+struct TraceJob {
+  std::string id;
+  std::string output;  ///< file for the JSON; empty: stdout, unless `html` is given
+  std::string html;    ///< file for the page; empty: none
+};
+struct Probe {};
 struct CancelJob {
   std::string id;
   bool force = false;
@@ -77,7 +83,7 @@ struct Complete {
 
 using Command =
     std::variant<Load, Update, ListVersions, ShowVersion, ShowStatus, Reload, Evict, SetKept, Trim, ListJobs, ShowJob,
-                 WatchJob, CancelJob, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine,
+                 WatchJob, TraceJob, CancelJob, Probe, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine,
                  ShowCompletionScript, Complete>;
 
 struct Invocation {

@@ -1,9 +1,13 @@
 // Everything that starts a job, follows one or ends one.
+#include <cerrno>
+#include <fstream>
+
 #include "common/deadline.h"
 #include "ctl/commands.h"
 #include "ctl/progress.h"
 #include "ctl/report.h"
 #include "ctl/text.h"
+#include "ctl/trace_page.h"
 #include "ctl/wait_job.h"
 #include "proto/control/outcome.h"
 
@@ -20,6 +24,16 @@ std::string how_to_follow(const api::Job& job) {
   return fmt::format("watch it with 'ckptctl job watch {}', end it with 'ckptctl job cancel {}'", id, id);
 }
 
+/// Into the file itself and not beside it: somebody may write to a pipe or to /dev/stdout.
+Result<> write_file(const std::string& path, std::string_view content) {
+  errno = 0;
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file.write(content.data(), static_cast<std::streamsize>(content.size()));
+  file.close();
+  if (file) return {};
+  return std::unexpected(system_error(errno != 0 ? errno : EIO, fmt::format("write {}", path)));
+}
+
 int detach(const Answer<api::Job>& job, const Context& context) {
   context.console.err(fmt::format("ckptctl: detached; job {} ({}) goes on: {}\n", printable(job.value.id),
                                   printable(job.value.subject), how_to_follow(job.value)));
@@ -34,7 +48,7 @@ Result<int> follow(Answer<api::Job> job, std::optional<Deadline> deadline, const
   if (!waited) return std::unexpected(std::move(waited).error());
   if (waited->detached) return detach(waited->last, context);
   if (waited->last.value.state != "succeeded") return std::unexpected(error_of(waited->last.value));
-  context.print(waited->last.json, summary_of(waited->last.value));
+  context.print(waited->last.json, summary_of(waited->last.value) + verdict_of(waited->last.value));
   return api::kExitSuccess;
 }
 
@@ -76,6 +90,33 @@ Result<int> run(const ShowJob& command, const Context& context) {
 
 Result<int> run(const WatchJob& command, const Context& context) {
   return follow(CKPTD_TRY(context.client.job(command.id)), std::nullopt, context);
+}
+
+Result<int> run(const TraceJob& command, const Context& context) {
+  const auto trace = CKPTD_TRY(context.client.trace(command.id));
+  if (command.output.empty() && command.html.empty()) {
+    context.console.out(one_line(trace));
+    return api::kExitSuccess;
+  }
+  nlohmann::json written = nlohmann::json::object();
+  std::string told;
+  if (!command.output.empty()) {
+    CKPTD_TRY(write_file(command.output, one_line(trace)));
+    written["output"] = command.output;
+    told += fmt::format("wrote {}: open it in https://ui.perfetto.dev or chrome://tracing\n", printable(command.output));
+  }
+  if (!command.html.empty()) {
+    const auto job = CKPTD_TRY(context.client.job(command.id));
+    CKPTD_TRY(write_file(command.html, trace_page(job.json, trace)));
+    written["html"] = command.html;
+    told += fmt::format("wrote {}: open it in a browser\n", printable(command.html));
+  }
+  context.print(written, told);
+  return api::kExitSuccess;
+}
+
+Result<int> run(const Probe&, const Context& context) {
+  return follow(CKPTD_TRY(context.client.probe()), std::nullopt, context);
 }
 
 Result<int> run(const CancelJob& command, const Context& context) {

@@ -56,7 +56,9 @@ std::string show_job(const Job& job, const View& view) {
       {"error", job.error ? job.error->sentence : ""},
       {"", job.error ? job.error->vendor : ""},
   });
-  return job.state == "succeeded" ? out + "\n" + summary_of(job) : out;
+  if (job.state == "succeeded") out += "\n" + summary_of(job);
+  if (job.record) out += "\n" + show_record(*job.record, view);
+  return out;
 }
 
 }  // namespace ckptd::ctl

@@ -72,6 +72,19 @@ std::string show_last_reload(const Status& status, const View& view) {
   return fmt::format("reload {} ago: {}", show_seconds(std::max(0.0, ago)), show_reload(reload));
 }
 
+std::string peak_in_status(const Status& status, std::string_view stage, const std::string& device, const View& view) {
+  for (const auto& peak : status.peaks)
+    if (peak.stage == stage && peak.device == device) return ", " + show_peak(peak, view);
+  return {};
+}
+
+std::string show_hash_peak(const Status& status, const View& view) {
+  if (status.peaks.empty()) return "none measured (ckptctl probe)";
+  for (const auto& peak : status.peaks)
+    if (peak.stage == "hash") return show_peak(peak, view);
+  return {};
+}
+
 }  // namespace
 
 std::string show_reload(const Reload& reload) {
@@ -88,13 +101,14 @@ std::string show_reload(const Reload& reload) {
 std::string show_status(const Status& status, const View& view) {
   std::vector<std::string> devices, engines;
   for (const auto& device : status.devices)
-    devices.push_back(show_device(device));
+    devices.push_back(show_device(device) + peak_in_status(status, "copy", device.uuid, view));
   for (const auto& engine : status.engines) engines.push_back(engine_in_status(engine));
   return render_fields({
       {"daemon", show_daemon(status, view)},
       {"configuration", show_last_reload(status, view)},
       {"store", show_store(status)},
       {"devices", lines(devices, "none")},
+      {"peaks", show_hash_peak(status, view)},
       {"engines", lines(engines, "none known (ckptctl engine add)")},
       {"jobs", show_running(status)},
       {"custody", show_custody(status)},

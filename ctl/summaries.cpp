@@ -83,6 +83,17 @@ std::string summary_of_update(const Job& job, const json& result) {
   return out;
 }
 
+std::string summary_of_probe(const json& result) {
+  std::string out = "measured, at best:\n";
+  for (const auto& peak : list_in(result, "peaks")) {
+    if (!peak.is_object()) continue;
+    const auto device = text_in(peak, "device");
+    const auto rate = seconds_in(peak, "bytes_per_second").value_or(0);
+    out += fmt::format("  {}: {:.2f} GB/s\n", device.empty() ? "hashing, one core" : "copies to " + device, rate / 1e9);
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string summary_of(const Job& job) {
@@ -90,6 +101,7 @@ std::string summary_of(const Job& job) {
   if (!result.is_object()) result = json::object();
   if (job.kind == "load") return summary_of_load(job, result);
   if (job.kind == "update") return summary_of_update(job, result);
+  if (job.kind == "probe") return summary_of_probe(result);
   return fmt::format("job {} succeeded: {}\n", printable(job.id), printable(job.subject));
 }
 

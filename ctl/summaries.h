@@ -22,6 +22,13 @@ struct View {
 /// update. Members that are missing or of another type are left out.
 std::string summary_of(const proto::control::Job& job);
 
+/// What bounded an ended job, one line for each engine or one for a load; empty without a record.
+std::string verdict_of(const proto::control::Job& job);
+/// The record of an ended job: where the time went, and against what.
+std::string show_record(const proto::control::JobRecord& record, const View& view);
+/// "copies 9.10 GB/s at best (measured 2 d ago)"
+std::string show_peak(const proto::control::Peak& peak, const View& view);
+
 std::string show_versions(const std::vector<proto::control::Version>& versions, const View& view);
 std::string show_version(const proto::control::Version& version, const View& view);
 std::string show_jobs(const std::vector<proto::control::Job>& jobs, const View& view);

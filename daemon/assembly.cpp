@@ -79,6 +79,9 @@ operations::Options operations_options(const config::Config& config) {
   options.keep_arena = config.keep_arena;
   options.fan_out = fan_out_of(config.fan_out);
   options.lock = name_of(config.lock);
+  options.job_history = config.job_history;
+  options.record_memory_bytes = config.record_memory_bytes;
+  options.probe_at_start = config.probe_at_start;
   for (const auto& preload : config.preloads)
     options.preloads.push_back({preload.checkpoint, preload.source, preload.keep});
   return options;
@@ -116,6 +119,7 @@ class Running final : public Assembly {
     // Two daemons in one runtime directory would sweep each other's sockets away.
     runtime_lock_ = CKPTD_TRY(lock_directory(config_.runtime_dir, "runtime directory", "--runtime-dir"));
     journal_ = CKPTD_TRY(journal::Journal::open(config_.state_dir));
+    peaks_ = std::make_unique<journal::Peaks>(config_.state_dir / "peaks.json");
     devices_ = CKPTD_TRY(make_devices(config_));
     std::vector<device::Device*> devices;
     for (const auto& each : devices_) devices.push_back(each.get());
@@ -129,7 +133,7 @@ class Running final : public Assembly {
         {config_.runtime_dir / "r", config_.rank_group, config_.custody}));
     operations_ = operations::make_operations(
         {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices, collective::local::make_group, make_engine,
-         [this] { return reread(); }},
+         *peaks_, [this] { return reread(); }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
     server_ = CKPTD_TRY(control::Server::start(
@@ -188,6 +192,7 @@ class Running final : public Assembly {
   std::function<Result<config::Config>()> read_again_;
   UniqueFd runtime_lock_;
   std::unique_ptr<journal::Journal> journal_;
+  std::unique_ptr<journal::Peaks> peaks_;
   std::vector<std::unique_ptr<device::Device>> devices_;
   std::unique_ptr<store::Store> store_;
   std::unique_ptr<catalogue::Catalogue> catalogue_;

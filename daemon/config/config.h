@@ -65,6 +65,8 @@ struct Config {
   std::vector<Preload> preloads;
   std::vector<Engine> engines;
   std::size_t job_history = 200;
+  std::uint64_t record_memory_bytes = 64 << 20;  ///< records and traces of finished jobs
+  bool probe_at_start = true;
 };
 
 enum class Action { run, check, done };  ///< done: --help or --version was asked

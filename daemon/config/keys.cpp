@@ -115,6 +115,12 @@ std::vector<Key<Config>> make_config_keys() {
 
       key("jobs.history", "", &C::job_history, count<std::size_t>(1, 100'000),
           "Finished jobs that are remembered; 1 to 100000."),
+      key("jobs.record_memory", "", &C::record_memory_bytes, size(false),
+          "Memory that the records and traces of finished jobs may take; when it is short, the oldest traces go first."),
+
+      key("probe.at_start", "", &C::probe_at_start, truth(),
+          "Measures the machine's own peaks once, in the background and only while nothing runs, if they are not known; "
+          "ckptctl probe does so at any time."),
   };
 }
 

@@ -121,6 +121,14 @@ Result<Response> delete_job(Operations& operations, const Call& call) {
   return Response{.status = 202, .json = api::to_json(job)};
 }
 
+Result<Response> get_trace(Operations& operations, const Call& call) {
+  return ok(api::to_json(CKPTD_TRY(operations.trace(part(call, "id")))));
+}
+
+Result<Response> post_probe(Operations& operations, const Call&) {
+  return accepted(CKPTD_TRY(operations.probe()));
+}
+
 Result<Response> list_engines(Operations& operations, const Call&) {
   return ok({{"engines", array_of(operations.engines())}});
 }

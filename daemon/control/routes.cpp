@@ -37,6 +37,8 @@ const std::array kRoutes{
     Route{"GET", "/v1/jobs", list_jobs},
     Route{"GET", kJob, get_job, {"wait"}},
     Route{"DELETE", kJob, delete_job, {"force"}},
+    Route{"GET", "/v1/jobs/{id}/trace", get_trace},
+    Route{"POST", "/v1/probe", post_probe},
     Route{"GET", "/v1/engines", list_engines},
     Route{"PUT", kEngine, put_engine},
     Route{"GET", kEngine, get_engine},

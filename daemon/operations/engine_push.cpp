@@ -12,6 +12,7 @@
 
 #include "common/every.h"
 #include "common/units.h"
+#include "daemon/operations/accounts.h"
 
 namespace ckptd::operations {
 namespace {
@@ -185,20 +186,31 @@ Result<> judge(const EnginePush& push, const Result<>& pushed, const Result<std:
   return std::unexpected(std::move(error));
 }
 
+/// As judge() has it: the ranks' side is well, or was only ended because of what the engine had said.
+bool engine_failed(const Result<>& pushed, bool cancelled) {
+  return pushed || (pushed.error().kind == ErrorKind::cancelled && !cancelled);
+}
+
 }  // namespace
 
 Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const catalogue::Contents& contents,
-                                               UpdateJob& job) {
+                                               UpdateJob& job, records::PushAccount& account) {
   const auto start = Clock::now();
+  auto& steps = account.steps;
+  // A step of the record is a stage of the job. Steps run one after the other, on whatever thread.
+  const auto timed = [&](const char* step, auto run) {
+    return steps.timed(step, [&] { return job.timed(push.engine, step, run); });
+  };
   auto engine = CKPTD_TRY(parts_.make_engine(push.kind, push.engine, push.endpoint));
   // Asked while everything else is made ready; its answer is needed before the engine is called.
   auto ping = std::async(std::launch::async, [&] { return engine->ping(push.options->ping_timeout); });
 
   job.stage(push.engine, "allocating the arena");
-  auto arenas = CKPTD_TRY(job.timed(push.engine, "arena", [&] { return borrow_arenas(push, contents.manifest); }));
+  auto arenas = CKPTD_TRY(timed("arena", [&] { return borrow_arenas(push, contents.manifest); }));
   const auto arena_bytes = common_arena_bytes(arenas, wanted_arena_bytes(push, contents.manifest));
-  const auto plan = CKPTD_TRY(job.timed(push.engine, "plan", [&] { return plan_push(push, contents, arena_bytes); }));
-  auto lanes = CKPTD_TRY(job.timed(push.engine, "open", [&] { return open_lanes(push, plan.fan_out, arenas); }));
+  const auto plan = CKPTD_TRY(timed("plan", [&] { return plan_push(push, contents, arena_bytes); }));
+  note_plan(account, plan);
+  auto lanes = CKPTD_TRY(timed("open", [&] { return open_lanes(push, plan.fan_out, arenas); }));
   fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.flush_cache};
   for (const auto& lane : lanes) call.endpoints[lane.session->device()] = lane.session->endpoint();
 
@@ -207,8 +219,8 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   bool written_down = false;
   // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
   const auto before_offers = [&]() -> Result<> {
-    CKPTD_TRY(job.timed(push.engine, "ping", [&] { return ping.get(); }));
-    if (auto written = job.timed(push.engine, "open", [&] { return write_open_update(push, call, job.id()); }); !written)
+    CKPTD_TRY(timed("ping", [&] { return ping.get(); }));
+    if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id()); }); !written)
       return std::unexpected(written.error().within("the engine was not touched, its update could not be recorded"));
     written_down = true;
     try {
@@ -221,34 +233,41 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   };
   const auto before_first_bucket = [&]() -> Result<> {
     CKPTD_TRY(job.guard(push.engine));
-    return job.timed(push.engine, "open", [&] { return write_touched(push, job.id()); });
+    return timed("journal", [&] { return write_touched(push, job.id()); });
   };
 
   pipeline::Progress progress;
   pipeline::Report report;
   const auto resting = [&contents](std::uint64_t offset, std::uint64_t limit) { return contents.resting(offset, limit); };
+  steps.begin("push");
   const auto pushed = [&] {
     Every teller(kTellInterval, [&] { tell(job, push, progress); });
     return pipeline::push(plan, contents.manifest, resting, std::move(lanes), push.options->deadlines,
                           {before_offers, before_first_bucket}, progress, ranks_end.token(), report);
   }();
+  const auto ranks_done = Clock::now();
+  steps.end(ranks_done);
+  note_push(account, report, progress);
   tell_stages(job, push.engine, report);
   if (pushed)
     for (auto& arena : arenas) std::move(arena).give_back();
   if (!pushed && !written_down) return std::unexpected(pushed.error());
 
-  const auto ranks_done = Clock::now();
+  steps.begin("answer", ranks_done);
   job.stage(push.engine, "waiting for the engine's answer");
   const auto answer = job.timed(push.engine, "answer", [&]() -> Result<std::string> {
     if (!engine_call) return std::unexpected(pushed.error());
     return engine_call->answer_within(pushed ? push.options->deadlines.finish : push.options->answer_grace, push.engine);
   });
   if (auto verdict = judge(push, pushed, answer, progress, job.stop().stop_requested()); !verdict) {
+    steps.end();
+    account.engine_failed = engine_failed(pushed, job.stop().stop_requested());
     write_failure(push, job.id(), verdict.error(), progress.touched);
     return std::unexpected(verdict.error());
   }
+  steps.end();
   const auto engine_wait_seconds = seconds_since(ranks_done);
-  CKPTD_TRY(write_success(push, job.id()));
+  CKPTD_TRY(timed("journal", [&] { return write_success(push, job.id()); }));
   const auto seconds = seconds_since(start);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());

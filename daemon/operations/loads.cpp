@@ -6,6 +6,7 @@
 
 #include "common/every.h"
 #include "common/units.h"
+#include "daemon/operations/accounts.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/show.h"
 #include "daemon/prefetch/identify.h"
@@ -52,15 +53,23 @@ Result<jobs::Record> Service::start_load(const api::LoadRequest& request, std::f
   if (auto running = parts_.jobs.running_with_key(key)) return *std::move(running);
   return parts_.jobs.start({"load", id.show(), key, request.idempotency_key},
                            [this, request, id, accepted = std::move(accepted)](jobs::Handle& job) {
-                             return run_load(request, id, job, accepted);
+                             auto account = open_account(job.id(), "load", id.show());
+                             records::LoadAccount load;
+                             auto result = run_load(request, id, job, accepted, load);
+                             close_account(load, result, parts_.jobs.find(job.id()));
+                             close_account(account, result);
+                             keep_record(account, load);
+                             return result;
                            });
 }
 
 Result<std::string> Service::answer_resident(const catalogue::View& there, const source::Source& source, bool keep,
-                                             jobs::Handle& job) {
+                                             jobs::Handle& job, records::LoadAccount& account) {
   const auto& manifest = source.manifest();
   const auto stamp = weights::source_stamp_of(manifest).hex();
   if (stamp != there.source_stamp) {
+    account.steps.begin("compare");
+    account.total_bytes = manifest.tensor_bytes();
     // Only their bytes tell whether files that were touched or copied are still the same version.
     job.stage("comparing changed files with what is resident");
     std::atomic<std::uint64_t> read_bytes = 0;
@@ -68,6 +77,7 @@ Result<std::string> Service::answer_resident(const catalogue::View& there, const
       Every teller(kTellInterval, [&] { job.progress(read_bytes, manifest.tensor_bytes()); });
       return prefetch::identify(source, read_bytes, job.stop());
     }();
+    account.read_bytes = read_bytes;
     if (!digests) return std::unexpected(digests.error().within("reading the changed files of " + there.id.show()));
     const auto found = weights::identity_of(manifest, *digests).hex();
     if (found != there.identity)
@@ -81,18 +91,21 @@ Result<std::string> Service::answer_resident(const catalogue::View& there, const
               .with_fact("found_identity", found));
   }
   if (keep) CKPTD_TRY(parts_.catalogue.set_kept(there.id, true));
+  account.was_resident = true;
   return load_result(there, 0, 0, true);
 }
 
 Result<std::string> Service::run_load(const api::LoadRequest& request, const weights::CheckpointId& id,
-                                      jobs::Handle& job, const std::function<void()>& accepted) {
+                                      jobs::Handle& job, const std::function<void()>& accepted,
+                                      records::LoadAccount& account) {
   const auto start = Clock::now();
   const auto now = options();
   job.stage("opening");
+  account.steps.begin("open");
   auto source = CKPTD_TRY(source::open(request.source_uri, now->source));
   const auto& manifest = source->manifest();
   if (auto there = parts_.catalogue.view(id); there && there->state == catalogue::State::resident)
-    return answer_resident(*there, *source, request.keep, job);
+    return answer_resident(*there, *source, request.keep, job, account);
 
   CKPTD_TRY(parts_.catalogue.begin_load(id, request.source_uri, job.id(), request.keep));
   auto filled = [&]() -> Result<prefetch::Filled> {
@@ -105,7 +118,9 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
                                  .source_uri = request.source_uri,
                                  .memory = {}};
     const auto total = contents.layout.total_bytes();
+    account.total_bytes = total;
     job.stage("reserving memory");
+    account.steps.begin("reserve");
     contents.memory = CKPTD_TRY(parts_.store.reserve(contents.layout.segment_count(), job.stop(),
                                                      [&](std::uint64_t touched) {
                                                        // Whole segments are touched, so the last may overshoot.
@@ -113,12 +128,18 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
                                                      }));
     accepted();
     job.stage("reading");
+    account.steps.begin("read");
     prefetch::Progress progress;
     auto result = [&] {
-      Every teller(kTellInterval, [&] { job.progress(progress.read_bytes, total); });
+      Every teller(kTellInterval, [&] {
+        job.progress(progress.read_bytes, total);
+        note_read(account, progress.read_bytes);
+      });
       return prefetch::fill(*source, contents.layout, contents.memory, now->prefetch, progress, job.stop());
     }();
+    account.hashed_bytes = progress.hashed_bytes;
     if (!result) return result;
+    account.steps.begin("publish");
     contents.tensor_digests = result->tensor_digests;
     contents.identity = weights::identity_of(manifest, contents.tensor_digests);
     CKPTD_TRY(parts_.catalogue.finish_load(id, std::move(contents)));

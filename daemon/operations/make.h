@@ -14,6 +14,7 @@
 #include "daemon/fleet/engine.h"
 #include "daemon/jobs/jobs.h"
 #include "daemon/journal/journal.h"
+#include "daemon/journal/peaks.h"
 #include "daemon/operations/operations.h"
 #include "daemon/pipeline/push.h"
 #include "daemon/plan/plan.h"
@@ -40,6 +41,7 @@ struct Parts {
   std::function<Result<std::unique_ptr<fleet::Engine>>(const std::string& kind, const std::string& name,
                                                        const std::string& endpoint)>
       make_engine;
+  journal::Peaks& peaks;
   /// Reads the configuration again, for reload(). Called from one thread at a time.
   std::function<Result<Reread>()> reread = {};
 };
@@ -65,6 +67,9 @@ struct Options {
   bool peer_copies_are_faster = false;
   std::string lock;                                ///< for status
   std::vector<Preload> preloads;
+  std::size_t job_history = 200;                      ///< records and traces of so many jobs are kept at most,
+  std::uint64_t record_memory_bytes = 64 << 20;       ///< and in so much memory
+  bool probe_at_start = false;                        ///< measure peaks that are not known, once nothing runs
 };
 
 /// What the configuration says now, as far as it may change while the daemon runs.

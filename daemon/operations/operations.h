@@ -14,6 +14,7 @@
 #include "common/deadline.h"
 #include "common/result.h"
 #include "proto/control/api.h"
+#include "proto/control/trace.h"
 
 namespace ckptd::operations {
 
@@ -36,11 +37,16 @@ class Operations {
   virtual Result<api::Version> set_kept(const std::string& name, const std::string& version, bool kept) = 0;
   virtual std::uint64_t trim() = 0;  ///< frees idle store memory and kept arenas; returns how many bytes
 
-  virtual std::vector<api::Job> jobs() const = 0;
+  virtual std::vector<api::Job> jobs() const = 0;  ///< without their records
   virtual Result<api::Job> job(const std::string& id) const = 0;
+  /// busy while the job runs; not_found when it, or its trace, is no longer kept.
+  virtual Result<api::Trace> trace(const std::string& id) const = 0;
   virtual Result<api::Job> cancel_job(const std::string& id, bool force) = 0;
   /// Blocks until the job ends or the deadline; the job as it then is.
   virtual Result<api::Job> wait_job(const std::string& id, Deadline deadline) const = 0;
+
+  /// Measures what the machine can do at best. busy while a load or an update runs.
+  virtual Result<api::Job> probe() = 0;
 
   virtual std::vector<api::Engine> engines() const = 0;
   virtual Result<api::Engine> engine(const std::string& name) const = 0;

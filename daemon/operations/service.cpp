@@ -10,8 +10,10 @@
 namespace ckptd::operations {
 
 Service::Service(Parts parts, Options options)
-    : parts_(std::move(parts)), options_(std::make_shared<const Options>(std::move(options))),
-      arenas_(options_->keep_arena) {}
+    : parts_(std::move(parts)),
+      options_(std::make_shared<const Options>(std::move(options))),
+      arenas_(options_->keep_arena),
+      archive_(options_->job_history, options_->record_memory_bytes) {}
 
 /// The custodian lives longer and would tell us of endpoints that it closes.
 Service::~Service() { parts_.endpoints.on_closed({}); }
@@ -20,6 +22,7 @@ std::unique_ptr<Operations> make_operations(Parts parts, Options options) {
   auto service = std::make_unique<Service>(std::move(parts), std::move(options));
   service->recover();
   service->start_preloads();
+  service->start_probe();
   return service;
 }
 
@@ -70,7 +73,7 @@ std::vector<api::Job> Service::jobs() const {
 }
 
 Result<api::Job> Service::job(const std::string& id) const {
-  if (auto record = parts_.jobs.find(id)) return show(*record);
+  if (auto record = parts_.jobs.find(id)) return with_record(show(*record));
   return fail(ErrorKind::not_found, "no job is named {}: it never was, or has left the history (ckptctl job list)", id);
 }
 
@@ -81,7 +84,8 @@ Result<api::Job> Service::cancel_job(const std::string& id, bool force) {
 Result<api::Job> Service::wait_job(const std::string& id, Deadline deadline) const {
   auto record = parts_.jobs.wait(id, deadline);
   if (!record && record.error().kind == ErrorKind::timed_out) return job(id);
-  return show(CKPTD_TRY(std::move(record)));
+  const auto ended = CKPTD_TRY(std::move(record));
+  return with_record(show(ended));
 }
 
 api::Status Service::status() const {
@@ -110,6 +114,8 @@ api::Status Service::status() const {
   status.engines = engines();
   for (const auto& record : parts_.jobs.list())
     if (record.state == jobs::State::running) status.running_jobs.push_back(record.id);
+  for (const auto& peak : parts_.peaks.all())
+    status.peaks.push_back({peak.stage, peak.device, peak.bytes_per_second, peak.bytes, api::show_time(peak.measured)});
   for (const auto& open : parts_.endpoints.in_custody())
     status.in_custody.push_back(open.engine.empty() ? open.device : open.device + " of " + open.engine);
   std::lock_guard lock(mutex_);

@@ -9,10 +9,13 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "daemon/operations/make.h"
 #include "daemon/pipeline/arena.h"
+#include "daemon/records/accounts.h"
+#include "daemon/records/archive.h"
 
 namespace ckptd::operations {
 
@@ -39,6 +42,7 @@ class Service final : public Operations {
 
   void recover();
   void start_preloads();
+  void start_probe();
 
   Result<api::Job> load(const api::LoadRequest& request) override;
   Result<api::Job> update(const api::UpdateRequest& request) override;
@@ -52,8 +56,11 @@ class Service final : public Operations {
 
   std::vector<api::Job> jobs() const override;
   Result<api::Job> job(const std::string& id) const override;
+  Result<api::Trace> trace(const std::string& id) const override;
   Result<api::Job> cancel_job(const std::string& id, bool force) override;
   Result<api::Job> wait_job(const std::string& id, Deadline deadline) const override;
+
+  Result<api::Job> probe() override;
 
   std::vector<api::Engine> engines() const override;
   Result<api::Engine> engine(const std::string& name) const override;
@@ -71,9 +78,9 @@ class Service final : public Operations {
   /// `accepted` is called once the memory is reserved: from then on only the reading can fail.
   Result<jobs::Record> start_load(const api::LoadRequest& request, std::function<void()> accepted);
   Result<std::string> run_load(const api::LoadRequest& request, const weights::CheckpointId& id, jobs::Handle& job,
-                               const std::function<void()>& accepted);
+                               const std::function<void()>& accepted, records::LoadAccount& account);
   Result<std::string> answer_resident(const catalogue::View& there, const source::Source& source, bool keep,
-                                      jobs::Handle& job);
+                                      jobs::Handle& job, records::LoadAccount& account);
 
   // updates.cpp
   struct Admitted {
@@ -82,13 +89,15 @@ class Service final : public Operations {
   };
   Result<Admitted> admit(const api::UpdateRequest& request, const weights::CheckpointId& id);
   Result<std::vector<journal::EngineRecord>> chosen_engines(const api::UpdateRequest& request) const;
-  Result<std::string> run_update(Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job);
+  Result<std::string> run_update(Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job,
+                                 std::vector<records::PushAccount>& accounts);
   Result<> claim_engines(const std::vector<EnginePush>& pushes);
   void name_claims(const std::vector<EnginePush>& pushes, const std::string& job);
   void release_engines(const std::vector<EnginePush>& pushes);
 
   // engine_push.cpp: one engine's update, from the arena to the verdict
-  Result<nlohmann::json> push_to_engine(const EnginePush& push, const catalogue::Contents& contents, UpdateJob& job);
+  Result<nlohmann::json> push_to_engine(const EnginePush& push, const catalogue::Contents& contents, UpdateJob& job,
+                                        records::PushAccount& account);
   plan::Packing packing(const EnginePush& push) const;
   std::uint64_t wanted_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;
   Result<std::uint64_t> affordable_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;
@@ -104,6 +113,20 @@ class Service final : public Operations {
   Result<> write_touched(const EnginePush& push, const std::string& job);
   Result<> write_success(const EnginePush& push, const std::string& job);
   void write_failure(const EnginePush& push, const std::string& job, const Error& error, bool touched);
+
+  // accounts.cpp: what is kept of a job that has ended
+  void keep_record(const records::JobAccount& job, const records::LoadAccount& load);
+  void keep_record(const records::JobAccount& job, const std::vector<records::PushAccount>& pushes);
+  records::Peaks peaks() const;
+  api::Job with_record(api::Job job) const;
+
+  // probe.cpp
+  Result<std::vector<journal::PeakRecord>> measure(std::uint64_t bytes, std::chrono::milliseconds working,
+                                                   std::stop_token stop);
+  Result<std::string> run_probe(jobs::Handle& job);
+  Result<> check_nothing_moves() const;
+  bool knows_all_peaks() const;
+  void probe_once_idle(std::stop_token stop);
 
   // engines.cpp
   Result<std::vector<device::Device*>> devices_named(const std::vector<std::string>& uuids) const;
@@ -128,6 +151,9 @@ class Service final : public Operations {
   std::mutex reloading_;                         ///< one reload at a time
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
   pipeline::Arenas arenas_;                      ///< has a lock of its own
+  records::Archive archive_;
+  std::mutex measuring_;                         ///< two measurements would disturb each other
+  std::jthread prober_;                          ///< last: it uses all of the above
 };
 
 }  // namespace ckptd::operations

@@ -7,6 +7,7 @@
 
 #include "common/units.h"
 #include "daemon/fleet/admission.h"
+#include "daemon/operations/accounts.h"
 #include "daemon/operations/engine_push.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/show.h"
@@ -43,8 +44,15 @@ Result<api::Job> Service::update(const api::UpdateRequest& request) {
   for (const auto& push : admitted->pushes) names.push_back(push.engine);
   auto record = parts_.jobs.start(
       {"update", fmt::format("{} -> {}", id.show(), fmt::join(names, ", ")), key, request.idempotency_key},
-      [this, admitted, id](jobs::Handle& job) {
-        auto result = run_update(*admitted, id, job);
+      [this, admitted, id, names](jobs::Handle& job) {
+        auto account = open_account(job.id(), "update", fmt::format("{} -> {}", id.show(), fmt::join(names, ", ")));
+        std::vector<records::PushAccount> accounts;
+        for (const auto& push : admitted->pushes) accounts.push_back(open_account(push));
+        auto result = run_update(*admitted, id, job, accounts);
+        close_account(account, result);
+        for (auto& push : accounts)
+          if (!result && !push.error && push.steps.all().empty()) push.error = result.error();  // none of them has begun
+        keep_record(account, accounts);
         release_engines(admitted->pushes);
         return result;
       });
@@ -202,7 +210,8 @@ Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Ver
 
 }  // namespace
 
-Result<std::string> Service::run_update(Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job) {
+Result<std::string> Service::run_update(Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job,
+                                        std::vector<records::PushAccount>& accounts) {
   const auto start = Clock::now();
   const auto lease = CKPTD_TRY(parts_.catalogue.lease(id, job.id()));
   admitted.lease = {};  // the job's own lease names the job
@@ -213,7 +222,11 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
   {
     std::vector<std::jthread> threads;
     for (std::size_t i = 0; i < verdicts.size(); ++i)
-      threads.emplace_back([&, i] { verdicts[i].report = push_to_engine(admitted.pushes[i], *lease, shared); });
+      threads.emplace_back([&, i] {
+        accounts[i].begin = Clock::now();
+        verdicts[i].report = push_to_engine(admitted.pushes[i], *lease, shared, accounts[i]);
+        close_account(accounts[i], verdicts[i].report);
+      });
   }
   shared.tell_stages();
   return judge(id, verdicts, std::chrono::duration<double>(Clock::now() - start).count());

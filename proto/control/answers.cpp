@@ -61,18 +61,6 @@ std::string quote(const json& value) {
   return text.size() <= 500 ? text : text.substr(0, 500) + "...";
 }
 
-template <class T>
-void read_each(ObjectReader& reader, std::string_view name, std::vector<T>& into, Result<T> (*parse)(const json&)) {
-  const auto* values = reader.take(name);
-  if (values == nullptr) return;
-  if (!values->is_array()) return reader.complain_about(name, "must be an array");
-  for (const auto& value : *values) {
-    auto parsed = parse(value);
-    if (!parsed) return reader.join(std::unexpected(parsed.error().within(name)));
-    into.push_back(*std::move(parsed));
-  }
-}
-
 Result<TensorInfo> parse_tensor(const json& value) {
   TensorInfo tensor;
   ObjectReader reader(value, kReadingAnswer);
@@ -148,7 +136,14 @@ Result<Job> parse_job(const json& value) {
   read_time(reader, "ended", job.ended);
   if (const auto* error = reader.take("error")) job.error = parse_error({{"error", *error}});
   if (const auto* result = reader.take("result")) job.result = text_of(*result);
-  read_each(reader, "stages", job.stages, parse_stage);
+  reader.each("stages", job.stages, parse_stage);
+  if (const auto* record = reader.take("record")) {
+    auto parsed = parse_job_record(*record);
+    if (parsed)
+      job.record = *std::move(parsed);
+    else
+      reader.join(std::unexpected(parsed.error().within("record")));
+  }
   CKPTD_TRY(reader.finish());
   return job;
 }
@@ -174,7 +169,7 @@ Result<Version> parse_version(const json& value) {
   reader.optional("leased_by", version.leased_by);
   read_time(reader, "since", version.since);
   if (const auto* error = reader.take("error")) version.error = parse_error({{"error", *error}});
-  read_each(reader, "tensors", version.tensors, parse_tensor);
+  reader.each("tensors", version.tensors, parse_tensor);
   CKPTD_TRY(reader.finish());
   return version;
 }
@@ -224,8 +219,9 @@ Result<Status> parse_status(const json& value) {
   reader.optional("huge_page_bytes", status.huge_page_bytes);
   reader.optional("lock", status.lock);
   reader.optional("versions_resident", status.versions_resident);
-  read_each(reader, "devices", status.devices, parse_device);
-  read_each(reader, "engines", status.engines, parse_engine);
+  reader.each("devices", status.devices, parse_device);
+  reader.each("engines", status.engines, parse_engine);
+  reader.each("peaks", status.peaks, parse_peak);
   reader.optional("running_jobs", status.running_jobs);
   reader.optional("in_custody", status.in_custody);
   if (const auto* reload = reader.take("last_reload"); reload != nullptr)
@@ -238,7 +234,7 @@ Result<UpdatePreview> parse_update_preview(const json& value) {
   UpdatePreview preview;
   ObjectReader reader(value, kReadingAnswer);
   reader.required("checkpoint", preview.checkpoint);
-  read_each(reader, "engines", preview.engines, parse_per_engine);
+  reader.each("engines", preview.engines, parse_per_engine);
   CKPTD_TRY(reader.finish());
   return preview;
 }

@@ -82,6 +82,7 @@ json to_json(const Job& job) {
   if (!job.result.empty()) object["result"] = embedded(job.result);
   for (const auto& stage : job.stages)
     object["stages"].push_back({{"name", stage.name}, {"seconds", stage.seconds}, {"bytes", stage.bytes}});
+  if (job.record) object["record"] = to_json(*job.record);
   if (job.ended) object["ended"] = show_time(*job.ended);
   return object;
 }
@@ -138,7 +139,8 @@ json to_json(const Status& status) {
               {"devices", array_of(status.devices, device_object)},
               {"engines", array_of<Engine>(status.engines, to_json)},
               {"running_jobs", status.running_jobs},
-          {"in_custody", status.in_custody}};
+              {"peaks", array_of<Peak>(status.peaks, to_json)},
+              {"in_custody", status.in_custody}};
   if (status.last_reload) object["last_reload"] = to_json(*status.last_reload);
   return object;
 }

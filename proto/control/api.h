@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "common/result.h"
+#include "proto/control/record.h"
 
 namespace ckptd::proto::control {
 
@@ -69,6 +70,7 @@ struct Job {
   std::optional<Time> ended;
   bool cancel_requested = false;
   std::vector<StageTime> stages;  ///< told towards the end
+  std::optional<JobRecord> record = {};  ///< ended, and asked for alone: where its time went
 };
 
 struct TensorInfo {
@@ -128,6 +130,7 @@ struct Status {
   std::vector<DeviceStatus> devices;
   std::vector<Engine> engines;
   std::vector<std::string> running_jobs;
+  std::vector<Peak> peaks = {};              ///< measured by a probe; empty: none yet
   std::vector<std::string> in_custody;  ///< "HOST-1 of sglang-0": failed sessions whose rank is not gone yet
   std::optional<Reload> last_reload;
 };

@@ -56,6 +56,19 @@ class ObjectReader {
     if (const auto* value = take(name)) read(*value, name, into.emplace());
   }
 
+  /// The member is an array, each of whose elements `parse` understands; absent leaves `into` alone.
+  template <class T>
+  void each(std::string_view name, std::vector<T>& into, Result<T> (*parse)(const nlohmann::json&)) {
+    const auto* values = take(name);
+    if (values == nullptr) return;
+    if (!values->is_array()) return complain_about(name, "must be an array");
+    for (const auto& value : *values) {
+      auto parsed = parse(value);
+      if (!parsed) return join(std::unexpected(parsed.error().within(name)));
+      into.push_back(*std::move(parsed));
+    }
+  }
+
   /// The member itself, or null; for members that are objects.
   const nlohmann::json* take(std::string_view name);
   /// A complaint of the caller about a member, unless there is an earlier one.

@@ -91,6 +91,12 @@ class FakeOperations final : public operations::Operations {
     return {current_job()};
   }
   Result<api::Job> job(const std::string& id) const override { return answer("job " + id, current_job()); }
+  Result<api::Trace> trace(const std::string& id) const override {
+    api::Trace trace;
+    trace.job = id;
+    return answer("trace " + id, trace);
+  }
+  Result<api::Job> probe() override { return answer("probe", current_job()); }
   Result<api::Job> cancel_job(const std::string& id, bool force) override {
     return answer(fmt::format("cancel_job {} {}", id, force), current_job());
   }

@@ -65,6 +65,8 @@ TEST_CASE("every route reaches its operation with what path, query and body say"
       {to("GET", "/v1/jobs/load-1"), 200, "job load-1"},
       {to("DELETE", "/v1/jobs/load-1"), 202, "cancel_job load-1 false"},
       {to("DELETE", "/v1/jobs/load-1", "", "force=true"), 202, "cancel_job load-1 true"},
+      {to("GET", "/v1/jobs/update-1/trace"), 200, "trace update-1"},
+      {to("POST", "/v1/probe"), 202, "probe"},
       {to("GET", "/v1/engines"), 200, "engines"},
       {to("PUT", "/v1/engines/e%201", kEngine), 200, "put_engine e 1 sglang unix:/s n"},
       {to("GET", "/v1/engines/e"), 200, "engine e"},

@@ -61,6 +61,11 @@ TEST_CASE("words of commands may be names") {
   CHECK(command<ShowVersion>({"show", "list@1"}).checkpoint.name == "list");
   CHECK(command<Load>({"load", "job@load", "/list"}).request.version == "load");
   CHECK(command<WatchJob>({"job", "watch", "status"}).id == "status");
+  const auto trace = command<TraceJob>({"job", "trace", "update-3", "--html", "t.html"});
+  CHECK(trace.id == "update-3");
+  CHECK(trace.html == "t.html");
+  CHECK(trace.output.empty());
+  command<Probe>({"probe"});
   CHECK(command<ShowEngine>({"engine", "show", "list"}).name == "list");
   CHECK(command<RemoveEngine>({"engine", "remove", "engine"}).name == "engine");
 }

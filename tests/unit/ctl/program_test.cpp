@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "common/files.h"
 #include "ctl/answers.h"
 #include "proto/control/api.h"
 #include "proto/control/outcome.h"
@@ -96,6 +97,8 @@ TEST_CASE("every command asks the right thing and exits with 0, as text and as J
       {{"job", "list"}, "GET", "/v1/jobs", {}, {{"jobs", {load_job()}}}},
       {{"job", "show", "load-1"}, "GET", "/v1/jobs/load-1", {}, load_job()},
       {{"job", "watch", "load-1"}, "GET", "/v1/jobs/load-1", {}, load_job()},
+      {{"job", "trace", "load-1"}, "GET", "/v1/jobs/load-1/trace", {}, {{"traceEvents", json::array()}}},
+      {{"probe"}, "POST", "/v1/probe", {}, load_job()},
       {{"job", "cancel", "load/1"}, "DELETE", "/v1/jobs/load%2F1", {}, load_job("running")},
       {{"job", "cancel", "load-1", "--force"}, "DELETE", "/v1/jobs/load-1?force=true", {}, load_job("running")},
       {{"engine", "add", "e0", "--kind", "sglang", "--endpoint", "unix:/e", "--checkpoint", "gt", "--devices", "A,B"},
@@ -135,6 +138,34 @@ TEST_CASE("every command asks the right thing and exits with 0, as text and as J
     CHECK(as_json.err.empty());
     CHECK(only_json(as_json.out) == answer);  // also what we do not know of
   }
+}
+
+TEST_CASE("a trace goes into a file, as JSON and as a page, and a file that cannot be written is told") {
+  FakeDaemon daemon([](const Asked& asked) {
+    if (asked.target.ends_with("/trace")) return Reply{200, R"({"traceEvents":[],"otherData":{"job":"load-1"}})"};
+    auto job = load_job();
+    job["subject"] = "</script><script>alert(1)</script>";
+    return Reply{200, job.dump()};
+  });
+  std::string folder = "/tmp/ckptctl-test-XXXXXX";
+  REQUIRE(::mkdtemp(folder.data()));
+  const auto output = folder + "/t.json", html = folder + "/t.html";
+  auto ended = run_ctl(against(daemon, {"job", "trace", "load-1", "--output", output, "--html", html}));
+  CHECK(ended.exit_code == 0);
+  CHECK(holds(ended.out, output));
+  CHECK(holds(ended.out, html));
+  CHECK(json::parse(read_small_file(output).value_or(""), nullptr, false)["otherData"]["job"] == "load-1");
+  const auto page = read_small_file(html).value_or("");
+  CHECK(holds(page, "<!doctype html>"));
+  CHECK_FALSE(holds(page, "alert(1)</script>"));
+  auto as_json = run_ctl(against(daemon, {"--json", "job", "trace", "load-1", "--html", html}));
+  CHECK(only_json(as_json.out)["html"] == html);
+  auto failed = run_ctl(against(daemon, {"job", "trace", "load-1", "--output", folder + "/no/such/t.json"}));
+  CHECK(failed.exit_code == api::outcome_of(ErrorKind::not_found).exit_code);
+  CHECK(holds(failed.err, folder + "/no/such/t.json"));
+  CHECK(run_ctl(against(daemon, {"job", "trace", "load-1", "--output", "/dev/full"})).exit_code ==
+        api::outcome_of(ErrorKind::no_space).exit_code);
+  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE("the daemon's own parsers take what is sent, whole") {

@@ -36,6 +36,7 @@ struct House {
     journal.reset();
     catalogue = std::make_unique<catalogue::Catalogue>();
     journal = *journal::Journal::open(folder / "state");
+    peaks = std::make_unique<journal::Peaks>(folder / "state/peaks.json");
     jobs = std::make_unique<jobs::Registry>(50);
     Options options;
     options.deadlines = deadlines;
@@ -43,12 +44,14 @@ struct House {
     options.bucket_bytes = 4096;
     options.arena_bytes = arena_bytes;
     options.preloads = preloads;
+    options.probe_at_start = probe_at_start;
+    options.record_memory_bytes = record_memory_bytes;
     operations = make_operations(
         {*catalogue, *store, *jobs, *journal, endpoints, raw, collective::local::make_group,
          [this](const std::string&, const std::string&, const std::string&) -> Result<std::unique_ptr<fleet::Engine>> {
            return std::make_unique<tests::FakeEngine>(behaviour, endpoints);
          },
-         [this] { return reread(); }},
+         *peaks, [this] { return reread(); }},
         options);
   }
 
@@ -105,9 +108,12 @@ struct House {
   pipeline::Deadlines deadlines;
   std::uint64_t arena_bytes = 0;
   std::vector<Preload> preloads;
+  bool probe_at_start = false;
+  std::uint64_t record_memory_bytes = kMiB;
   std::unique_ptr<store::Store> store;
   std::unique_ptr<catalogue::Catalogue> catalogue;
   std::unique_ptr<journal::Journal> journal;
+  std::unique_ptr<journal::Peaks> peaks;
   std::unique_ptr<jobs::Registry> jobs;
   std::unique_ptr<Operations> operations;
 };
@@ -581,4 +587,144 @@ TEST_CASE("reloads amid loads and updates disturb neither") {
     REQUIRE(updated.state == "succeeded");
     REQUIRE(house.operations->evict("m", version, true));
   }
+
+TEST_CASE("every ended job has a record and a trace, also one that failed or was cancelled") {
+  House house;
+  house.load_or_die("1", 1);
+  house.add_engine();
+  const auto good = house.run_update(House::to("1"));
+  REQUIRE(good.record);
+  REQUIRE(good.record->engines.size() == 1);
+  const auto& push = good.record->engines[0];
+  CHECK(push.state == "succeeded");
+  CHECK(push.lanes.size() == 2);
+  CHECK(push.lanes[0].pid == 7);
+  CHECK(push.buckets > 0);
+  CHECK(push.fan_out == "independent");
+  CHECK_FALSE(push.bounded_by.empty());
+  CHECK(push.lanes[0].bytes > 0);
+  double sum = 0;
+  for (const auto& share : push.shares) sum += share.seconds;
+  CHECK(sum == Approx(push.seconds));
+  CHECK(good.record->notes.size() == 1);  // no peak
+
+  house.endpoints.fail_reload_on = "HOST-1";
+  const auto failed = house.run_update(House::to("1"));
+  REQUIRE(failed.record);
+  CHECK(failed.record->state == "failed");
+  CHECK(failed.record->engines[0].state == "failed");
+  CHECK(failed.record->engines[0].error);
+  CHECK(says({ErrorKind::internal, failed.record->engines[0].came_to}, "acknowledged"));
+  house.endpoints.fail_reload_on.clear();
+
+  house.behaviour->refuses = true;
+  house.endpoints.connect = false;
+  const auto refused = house.run_update(House::to("1"));
+  REQUIRE(refused.record);
+  CHECK(refused.record->engines[0].failed == "engine e");
+  CHECK(says({ErrorKind::internal, refused.record->engines[0].came_to}, "no weights were sent"));
+  house.behaviour->refuses = false;
+
+  house.behaviour->gone = true;
+  CHECK(house.run_update(House::to("1")).record->engines[0].came_to == "it ended in its step 'ping'; the engine was not touched");
+  house.behaviour->gone = false;
+
+  auto job = house.operations->update(House::to("1"));
+  REQUIRE(job);
+  auto early = house.operations->trace(job->id);
+  REQUIRE_FALSE(early);
+  CHECK(early.error().kind == ErrorKind::busy);
+  REQUIRE(house.operations->cancel_job(job->id, true));
+  const auto cancelled = *house.operations->wait_job(job->id, Deadline::in(10s));
+  CHECK(cancelled.state == "cancelled");
+  REQUIRE(cancelled.record);
+  CHECK(cancelled.record->state == "cancelled");
+  CHECK(cancelled.record->engines[0].state == "cancelled");
+
+  for (const auto& each : house.operations->jobs()) {
+    CHECK_FALSE(each.record);  // a list is short
+    auto trace = house.operations->trace(each.id);
+    REQUIRE(trace);
+    CHECK(trace->job == each.id);
+    CHECK_FALSE(trace->events.empty());
+  }
+  CHECK(house.operations->trace("update-99").error().kind == ErrorKind::not_found);
+}
+
+TEST_CASE("loads have records too: of the bytes, of a failure, of a version that was there") {
+  House house;
+  const auto uri = house.checkpoint("v1", 1);
+  const auto first = house.load("1", uri);
+  REQUIRE(first);
+  REQUIRE(first->record);
+  REQUIRE(first->record->load);
+  CHECK(first->record->load->bytes > 0);
+  double sum = 0;
+  for (const auto& share : first->record->load->shares) sum += share.seconds;
+  CHECK(sum == Approx(first->record->seconds));
+  CHECK_FALSE(first->record->load->bounded_by.empty());
+  const auto again = house.load("1", uri);
+  REQUIRE(again->record);
+  CHECK(again->record->notes.size() == 1);
+  const auto missing = house.load("2", "file:///no/such/directory");
+  REQUIRE_FALSE(missing);
+  const auto id = house.operations->jobs().front().id;
+  const auto failed = *house.operations->job(id);
+  REQUIRE(failed.record);
+  CHECK(failed.record->load->came_to == "it ended in its step 'open'");
+  CHECK(house.operations->trace(id));
+}
+
+TEST_CASE("a trace whose memory newer jobs needed is told so") {
+  House house;
+  house.record_memory_bytes = 1;
+  house.start();
+  house.load_or_die("1", 1);
+  const auto trace = house.operations->trace("load-1");
+  REQUIRE_FALSE(trace);
+  CHECK(trace.error().kind == ErrorKind::not_found);
+  CHECK(says(trace.error(), "jobs.record_memory"));
+}
+
+TEST_CASE("a probe measures every device, is remembered, and is refused beside an update") {
+  House house;
+  house.load_or_die("1", 1);
+  house.add_engine();
+  CHECK(house.operations->status().peaks.empty());
+  auto probe = house.operations->probe();
+  REQUIRE(probe);
+  auto ended = *house.operations->wait_job(probe->id, Deadline::in(60s));
+  INFO((ended.error ? ended.error->sentence : ""));
+  REQUIRE(ended.state == "succeeded");
+  CHECK(house.operations->trace(probe->id).error().kind == ErrorKind::not_found);
+  house.start();
+  const auto peaks = house.operations->status().peaks;
+  REQUIRE(peaks.size() == 3);
+  CHECK(peaks[0].device == "HOST-0");
+  CHECK(peaks[1].device == "HOST-1");
+  CHECK(peaks[2].stage == "hash");
+  for (const auto& peak : peaks) CHECK(peak.bytes_per_second > 0);
+
+  house.load_or_die("1", 1);
+  CHECK(house.run_update(House::to("1")).record->notes.empty());
+  house.endpoints.connect = false;
+  house.behaviour->never_answers = true;
+  auto update = house.operations->update(House::to("1"));
+  REQUIRE(update);
+  auto refused = house.operations->probe();
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().kind == ErrorKind::busy);
+  CHECK(says(refused.error(), update->id));
+  house.operations->cancel_job(update->id, true);
+}
+
+TEST_CASE("peaks that are not known are measured once, by itself, without touching the store") {
+  House house;
+  house.probe_at_start = true;
+  house.start();
+  const auto deadline = Deadline::in(60s);
+  while (house.operations->status().peaks.empty() && !deadline.passed()) std::this_thread::sleep_for(20ms);
+  CHECK(house.operations->status().peaks.size() == 3);
+  CHECK(house.operations->jobs().empty());
+  CHECK(house.operations->status().idle_bytes == 0);
 }

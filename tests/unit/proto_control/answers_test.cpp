@@ -47,6 +47,32 @@ Engine an_engine() {
           .job = "update-3"};
 }
 
+JobRecord a_record() {
+  JobRecord record{.job = "update-3", .kind = "update", .state = "failed", .seconds = 2.5};
+  LaneRecord lane{.device = "HOST-0", .pid = 47, .bytes = 5, .buckets_uploaded = 3, .buckets_reloaded = 2, .bounded_by = "reload"};
+  lane.stages = {{"upload", 0.5, 5, 10, 0.25}, {"connect", 0.25, 0, 0, std::nullopt}};
+  lane.shares = {{"reload", 2, "the rank on HOST-0 (pid 47)"}};
+  PushRecord push{.engine = "e", .state = "failed", .seconds = 2.25, .bytes = 7, .buckets = 4, .bucket_bytes = 2, .arena_bytes = 9,
+                  .copy_runs = 6, .fan_out = "broadcast", .bounded_by = "reload", .because = "of it"};
+  push.shares = lane.shares;
+  push.steps = {{"arena", 0.125, 0, 0, std::nullopt}};
+  push.lanes = {lane};
+  push.slowest = {{"HOST-0", "reload", 1, 5, 1.5}};
+  push.came_to = "half of it";
+  push.failed = "the rank on HOST-0 (pid 47)";
+  push.error = an_error();
+  record.engines = {push};
+  LoadRecord load{.seconds = 1, .bytes = 8, .bounded_by = "hash", .because = "so"};
+  load.shares = {{"hash", 1, ""}};
+  load.stages = {{"hash", 1, 8, 8, 1.5}};
+  load.storage_bytes = 6;
+  load.page_cache_bytes = 2;
+  load.came_to = "there";
+  record.load = load;
+  record.notes = {"no peak measured: ckptctl probe"};
+  return record;
+}
+
 template <class T>
 std::string complaint(const Result<T>& result) {
   REQUIRE_FALSE(result);
@@ -257,4 +283,52 @@ TEST_CASE("times are RFC 3339 in UTC, in seconds") {
         "2030-01-01T24:00:00Z", "2030-01-01T00:60:00Z", "2030-01-01T00:00:60Z", "2030-01-01 00:00:00Z",
         "2030-01-01T00:00:00+01:00", "+030-01-01T00:00:00Z", "9999-01-01T00:00:00Z", "0000-01-01T00:00:00Z"})
     CHECK_FALSE(parse_time(wrong));
+}
+
+TEST_CASE("a record survives the journey, and its JSON has the members that programs rely on") {
+  auto job = a_job();
+  job.record = a_record();
+  const auto wire = to_json(job);
+  const auto& record = wire["record"];
+  CHECK(record["engines"][0]["bounded_by"] == "reload");
+  CHECK(record["engines"][0]["lanes"][0]["stages"][0] ==
+        json{{"name", "upload"}, {"seconds", 0.5}, {"bytes", 5}, {"bytes_per_second", 10.0}, {"share_of_peak", 0.25}});
+  CHECK_FALSE(record["engines"][0]["lanes"][0]["stages"][1].contains("share_of_peak"));
+  CHECK(record["engines"][0]["error"]["kind"] == "peer_failed");
+  CHECK(record["load"]["page_cache_bytes"] == 2);
+  auto back = parse_job(json::parse(wire.dump()));
+  REQUIRE(back);
+  REQUIRE(back->record);
+  CHECK(to_json(*back->record) == record);
+  CHECK_FALSE(to_json(a_job()).contains("record"));
+}
+
+TEST_CASE("a record of another daemon is read as far as it goes") {
+  auto wire = to_json(a_record());
+  wire["from_the_future"] = 1;
+  wire["engines"][0]["lanes"][0]["from_the_future"] = 1;
+  wire["engines"][0].erase("steps");
+  wire.erase("notes");
+  auto record = parse_job_record(wire);
+  REQUIRE(record);
+  CHECK(record->engines[0].steps.empty());
+  CHECK(parse_job_record(json::object()));
+  for (const auto* text : {"7", R"({"engines":7})", R"({"engines":[{}]})", R"({"engines":[{"engine":"e","lanes":[{}]}]})",
+                           R"({"engines":[{"engine":"e","lanes":[{"device":"d","stages":[{"name":"upload","seconds":"x"}]}]}]})",
+                           R"({"load":7})", R"({"seconds":"x"})"}) {
+    CAPTURE(text);
+    complaint(parse_job_record(json::parse(text)));
+  }
+}
+
+TEST_CASE("peaks are part of the status") {
+  Status status;
+  status.daemon_version = "1";
+  status.peaks = {{"copy", "HOST-0", 1e10, 256, "2030-01-31T23:59:59Z"}, {"hash", "", 8e9, 256, "2030-01-31T23:59:59Z"}};
+  auto back = parse_status(to_json(status));
+  REQUIRE(back);
+  REQUIRE(back->peaks.size() == 2);
+  CHECK(back->peaks[0].device == "HOST-0");
+  CHECK(back->peaks[1].bytes_per_second == 8e9);
+  complaint(parse_peak(json{{"stage", "copy"}}));
 }
