@@ -15,12 +15,38 @@ namespace {
 
 constexpr std::chrono::milliseconds kTellInterval{50};
 
-std::string load_result(const catalogue::View& view, double read_seconds, double seconds, bool already_resident) {
+std::string load_result(const catalogue::View& view, const prefetch::Filled& filled, double seconds,
+                        bool already_resident) {
   return nlohmann::json{{"checkpoint", view.id.show()},     {"identity", view.identity},
                         {"bytes", view.tensor_bytes},       {"tensors", view.tensor_count},
-                        {"store_bytes", view.store_bytes},  {"read_seconds", read_seconds},
-                        {"seconds", seconds},               {"already_resident", already_resident}}
+                        {"store_bytes", view.store_bytes},  {"read_seconds", filled.seconds},
+                        {"seconds", seconds},               {"already_resident", already_resident},
+                        {"backend", filled.backend},        {"disk_bytes", filled.read_bytes - filled.cached_bytes},
+                        {"cached_bytes", filled.cached_bytes}}
       .dump();
+}
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// Runs one stage and tells its time and the bytes that went through it, however it ended.
+template <class Stage, class Bytes>
+auto timed(jobs::Handle& job, std::string name, const Bytes& bytes, Stage stage) {
+  const auto start = Clock::now();
+  auto result = stage();
+  job.took({std::move(name), seconds_since(start), static_cast<std::uint64_t>(bytes)});
+  return result;
+}
+
+/// Reading and hashing overlap: the seconds of "hash" are those of its threads together.
+Result<prefetch::Filled> fill(const source::Source& source, const catalogue::Contents& contents,
+                              const prefetch::Options& options, jobs::Handle& job) {
+  prefetch::Progress progress;
+  auto result = timed(job, "read", progress.read_bytes, [&] {
+    Every teller(kTellInterval, [&] { job.progress(progress.read_bytes, contents.layout.total_bytes()); });
+    return prefetch::fill(source, contents.layout, contents.memory, options, progress, job.stop());
+  });
+  job.took({"hash", progress.hash_seconds(), progress.hashed_bytes});
+  return result;
 }
 
 }  // namespace
@@ -66,7 +92,7 @@ Result<std::string> Service::answer_resident(const catalogue::View& there, const
     std::atomic<std::uint64_t> read_bytes = 0;
     auto digests = [&] {
       Every teller(kTellInterval, [&] { job.progress(read_bytes, manifest.tensor_bytes()); });
-      return prefetch::identify(source, read_bytes, job.stop());
+      return prefetch::identify(source, read_bytes, job.stop(), options_.prefetch.throttle.get());
     }();
     if (!digests) return std::unexpected(digests.error().within("reading the changed files of " + there.id.show()));
     const auto found = weights::identity_of(manifest, *digests).hex();
@@ -81,14 +107,14 @@ Result<std::string> Service::answer_resident(const catalogue::View& there, const
               .with_fact("found_identity", found));
   }
   if (keep) CKPTD_TRY(parts_.catalogue.set_kept(there.id, true));
-  return load_result(there, 0, 0, true);
+  return load_result(there, {}, 0, true);
 }
 
 Result<std::string> Service::run_load(const api::LoadRequest& request, const weights::CheckpointId& id,
                                       jobs::Handle& job, const std::function<void()>& accepted) {
   const auto start = Clock::now();
   job.stage("opening");
-  auto source = CKPTD_TRY(source::open(request.source_uri, options_.source));
+  auto source = CKPTD_TRY(timed(job, "open", 0, [&] { return source::open(request.source_uri, options_.source); }));
   const auto& manifest = source->manifest();
   if (auto there = parts_.catalogue.view(id); there && there->state == catalogue::State::resident)
     return answer_resident(*there, *source, request.keep, job);
@@ -105,18 +131,18 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
                                  .memory = {}};
     const auto total = contents.layout.total_bytes();
     job.stage("reserving memory");
-    contents.memory = CKPTD_TRY(parts_.store.reserve(contents.layout.segment_count(), job.stop(),
-                                                     [&](std::uint64_t touched) {
-                                                       // Whole segments are touched, so the last may overshoot.
-                                                       job.progress(std::min(touched, total), total);
-                                                     }));
+    std::uint64_t ready_bytes = 0;
+    auto tell_ready = [&](std::uint64_t touched) {
+      ready_bytes = touched;
+      // Whole segments are touched, so the last may overshoot.
+      job.progress(std::min(touched, total), total);
+    };
+    contents.memory = CKPTD_TRY(timed(job, "reserve", ready_bytes, [&] {
+      return parts_.store.reserve(contents.layout.segment_count(), job.stop(), tell_ready);
+    }));
     accepted();
     job.stage("reading");
-    prefetch::Progress progress;
-    auto result = [&] {
-      Every teller(kTellInterval, [&] { job.progress(progress.read_bytes, total); });
-      return prefetch::fill(*source, contents.layout, contents.memory, options_.prefetch, progress, job.stop());
-    }();
+    auto result = fill(*source, contents, options_.prefetch, job);
     if (!result) return result;
     contents.tensor_digests = result->tensor_digests;
     contents.identity = weights::identity_of(manifest, contents.tensor_digests);
@@ -131,10 +157,10 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
   }
   const auto view = parts_.catalogue.view(id);
   if (!view) return fail(ErrorKind::internal, "{} left the catalogue while it was loaded", id.show());
-  const auto seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  const auto seconds = seconds_since(start);
   spdlog::info("{}: loaded {} in {} tensors, {} ({}), identity {}", id.show(), show_bytes(view->tensor_bytes),
                view->tensor_count, show_seconds(seconds), show_rate(view->tensor_bytes, filled->seconds), view->identity);
-  return load_result(*view, filled->seconds, seconds, false);
+  return load_result(*view, *filled, seconds, false);
 }
 
 void Service::start_preloads() {
