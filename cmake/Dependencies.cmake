@@ -10,6 +10,7 @@ find_package(nlohmann_json 3.11 REQUIRED)                    # proto/control, pr
 find_package(CLI11 REQUIRED)                                 # daemon/config, ctl
 find_package(tomlplusplus REQUIRED)                          # daemon/config
 find_package(simdjson REQUIRED)                              # daemon/source: safetensors headers and indexes
+pkg_check_modules(liburing REQUIRED IMPORTED_TARGET liburing)  # daemon/source: queued direct reads
 pkg_check_modules(libzmq REQUIRED IMPORTED_TARGET libzmq)    # daemon/ranks, with cppzmq's header zmq.hpp
 find_path(CPPZMQ_INCLUDE_DIR zmq.hpp REQUIRED)
 pkg_check_modules(libxxhash REQUIRED IMPORTED_TARGET libxxhash)  # daemon/weights: digests

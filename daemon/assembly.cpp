@@ -65,12 +65,26 @@ std::optional<plan::FanOut> fan_out_of(config::FanOut fan_out) {
   return std::nullopt;
 }
 
+prefetch::IoPriority io_priority_of(config::IoPriority priority) {
+  switch (priority) {
+    case config::IoPriority::best_effort: return prefetch::IoPriority::best_effort;
+    case config::IoPriority::idle: return prefetch::IoPriority::idle;
+    case config::IoPriority::none: break;
+  }
+  return prefetch::IoPriority::none;
+}
+
 operations::Options operations_options(const config::Config& config) {
   operations::Options options;
   options.source = {config.source_roots, config.direct_io};
   options.prefetch.readers = config.prefetch_readers;
   options.prefetch.hashers = config.prefetch_hashers;
+  options.prefetch.io_uring = config.prefetch_io_uring;
+  options.prefetch.queue_depth = config.prefetch_queue_depth;
+  options.prefetch.read_bytes = config.prefetch_read_bytes;
   options.prefetch.no_progress = config.load_no_progress;
+  options.prefetch.priority = {config.prefetch_nice, io_priority_of(config.prefetch_io_priority)};
+  options.prefetch.throttle = std::make_shared<prefetch::Throttle>(config.prefetch_max_bytes_per_second);
   options.deadlines = {config.connect_timeout, config.reload_timeout, config.release_timeout, config.finish_timeout,
                        config.upload_timeout};
   options.engine_timeout = config.engine_timeout;

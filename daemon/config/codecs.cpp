@@ -52,6 +52,9 @@ Result<std::string> parse_path(const Node& node) {
   return text;
 }
 
+constexpr std::array kSizeUnits{std::pair{kGiB * 1024, "TiB"}, std::pair{kGiB, "GiB"}, std::pair{kMiB, "MiB"},
+                                std::pair{kKiB, "KiB"}};
+
 /// The largest unit that gives a whole number, so that what is read back is the same.
 template <class Units>
 std::string show_whole(std::uint64_t value, const Units& units) {
@@ -126,8 +129,6 @@ Codec<std::filesystem::path> path() {
 }
 
 Codec<std::uint64_t> size(bool automatic) {
-  static constexpr std::array kUnits{std::pair{kGiB * 1024, "TiB"}, std::pair{kGiB, "GiB"}, std::pair{kMiB, "MiB"},
-                                     std::pair{kKiB, "KiB"}};
   return {[=](const Node& node) -> Result<std::uint64_t> {
             auto text = CKPTD_TRY(parse_text(node, "a size in quotes, like \"8GiB\","));
             if (automatic && text == "auto") return 0;
@@ -137,7 +138,35 @@ Codec<std::uint64_t> size(bool automatic) {
                           automatic ? ", or auto" : "");
             return bytes;
           },
-          [](const std::uint64_t& bytes) { return bytes == 0 ? std::string("\"auto\"") : show_whole(bytes, kUnits); }};
+          [](const std::uint64_t& bytes) { return bytes == 0 ? std::string("\"auto\"") : show_whole(bytes, kSizeUnits); }};
+}
+
+Codec<std::uint64_t> size_between(std::uint64_t lowest, std::uint64_t highest) {
+  auto any = size(false);
+  return {[=](const Node& node) -> Result<std::uint64_t> {
+            const auto bytes = CKPTD_TRY(any.parse(node));
+            if (bytes < lowest || bytes > highest)
+              return fail(ErrorKind::invalid_argument, "'{}' is out of range; write a size from {} to {}", node.text,
+                          show_bytes(lowest), show_bytes(highest));
+            return bytes;
+          },
+          any.show};
+}
+
+Codec<std::uint64_t> rate(std::uint64_t lowest) {
+  return {[=](const Node& node) -> Result<std::uint64_t> {
+            if (node.kind == Node::Kind::integer && node.number == 0) return 0;
+            auto text = CKPTD_TRY(parse_text(node, "bytes a second in quotes, like \"2GB\", or \"unlimited\","));
+            if (text == "unlimited" || text == "0") return 0;
+            const auto bytes = CKPTD_TRY(parse_bytes(text));
+            if (bytes < lowest)
+              return fail(ErrorKind::invalid_argument, "'{}' is too little to get on; write at least {}, or unlimited",
+                          text, show_bytes(lowest));
+            return bytes;
+          },
+          [](const std::uint64_t& bytes) {
+            return bytes == 0 ? std::string("\"unlimited\"") : show_whole(bytes, kSizeUnits);
+          }};
 }
 
 Codec<std::chrono::milliseconds> duration() {

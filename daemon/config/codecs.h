@@ -43,6 +43,12 @@ Codec<std::string> path_text();
 /// "8GiB"; at least one byte. With `automatic`, "auto" stands for 0 as well.
 Codec<std::uint64_t> size(bool automatic);
 
+/// As size(), from `lowest` to `highest`.
+Codec<std::uint64_t> size_between(std::uint64_t lowest, std::uint64_t highest);
+
+/// Bytes a second, at least `lowest`; "unlimited" stands for 0, and so does 0.
+Codec<std::uint64_t> rate(std::uint64_t lowest);
+
 /// "30s", from one millisecond to a year: what is added to a clock must not overflow it.
 Codec<std::chrono::milliseconds> duration();
 

@@ -18,6 +18,7 @@ namespace ckptd::config {
 enum class DeviceKind { host, cuda, automatic };
 enum class Lock { required, try_, off };
 enum class FanOut { automatic, independent, broadcast };
+enum class IoPriority { none, best_effort, idle };
 
 struct Preload {
   std::string checkpoint;  ///< NAME@VERSION
@@ -48,7 +49,13 @@ struct Config {
   bool huge_pages = true;
 
   std::vector<std::filesystem::path> source_roots;
-  unsigned prefetch_readers = 0, prefetch_hashers = 0;
+  unsigned prefetch_readers = 0, prefetch_hashers = 0;  ///< 0: from the number of processors
+  bool prefetch_io_uring = true;
+  unsigned prefetch_queue_depth = 8;
+  std::uint64_t prefetch_read_bytes = 8 << 20;
+  std::uint64_t prefetch_max_bytes_per_second = 0;  ///< of all loads together; 0: no limit
+  IoPriority prefetch_io_priority = IoPriority::none;
+  int prefetch_nice = 0;
   bool direct_io = true;
 
   std::uint64_t bucket_bytes = 0;  ///< 0: chosen by size of the model, see docs

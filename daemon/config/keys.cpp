@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "common/units.h"
 #include "daemon/config/codecs.h"
 
 namespace ckptd::config {
@@ -75,6 +76,25 @@ std::vector<Key<Config>> make_config_keys() {
           "Threads that read files during a load; 0: chosen by the number of cores.", Change::reload),
       key("prefetch.hashers", "", &C::prefetch_hashers, count<unsigned>(0, 64),
           "Threads that hash what was read; 0: chosen by the number of cores.", Change::reload),
+      key("prefetch.io_uring", "", &C::prefetch_io_uring, truth(),
+          "Queues direct reads in the kernel where kernel, sandbox and file system allow it; false: threads with "
+          "pread.", Change::reload),
+      key("prefetch.queue_depth", "", &C::prefetch_queue_depth, count<unsigned>(1, 1024),
+          "Reads of a load that are under way at once, with io_uring; 1 to 1024.", Change::reload),
+      key("prefetch.read_bytes", "", &C::prefetch_read_bytes, size_between(64 * kKiB, 256 * kMiB),
+          "Bytes of one read, 64KiB to 256MiB.", Change::reload),
+      key("prefetch.max_bytes_per_second", "", &C::prefetch_max_bytes_per_second, rate(kMiB),
+          "What all loads together may read in a second, at least 1MiB, from disk or page cache; unlimited: no bound.",
+          Change::reload),
+      key("prefetch.io_priority", "", &C::prefetch_io_priority,
+          choice<IoPriority>({{"none", IoPriority::none},
+                              {"best-effort", IoPriority::best_effort},
+                              {"idle", IoPriority::idle}}),
+          "How a load's reads stand behind those of others: none (as the daemon's), best-effort (last in its class) or "
+          "idle (only when nobody else reads). Disks whose scheduler is none or kyber ignore it.", Change::reload),
+      key("prefetch.nice", "", &C::prefetch_nice, count<int>(0, 19),
+          "Nice value of the threads of a load, 0 to 19: 19 leaves the processors to whoever else wants them.",
+          Change::reload),
 
       key("push.bucket", "", &C::bucket_bytes, size(true),
           "Unit of upload and reload; auto: by the size of the model. A tensor larger than this gets a bucket of its "

@@ -16,12 +16,43 @@ namespace {
 
 constexpr std::chrono::milliseconds kTellInterval{50};
 
-std::string load_result(const catalogue::View& view, double read_seconds, double seconds, bool already_resident) {
+std::string load_result(const catalogue::View& view, const prefetch::Filled& filled, double seconds,
+                        bool already_resident) {
   return nlohmann::json{{"checkpoint", view.id.show()},     {"identity", view.identity},
                         {"bytes", view.tensor_bytes},       {"tensors", view.tensor_count},
-                        {"store_bytes", view.store_bytes},  {"read_seconds", read_seconds},
-                        {"seconds", seconds},               {"already_resident", already_resident}}
+                        {"store_bytes", view.store_bytes},  {"read_seconds", filled.seconds},
+                        {"seconds", seconds},               {"already_resident", already_resident},
+                        {"backend", filled.backend},        {"disk_bytes", filled.read_bytes - filled.cached_bytes},
+                        {"cached_bytes", filled.cached_bytes}}
       .dump();
+}
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// Runs one stage and tells its time and the bytes that went through it, however it ended.
+template <class Stage, class Bytes>
+auto timed(jobs::Handle& job, std::string name, const Bytes& bytes, Stage stage) {
+  const auto start = Clock::now();
+  auto result = stage();
+  job.took({std::move(name), seconds_since(start), static_cast<std::uint64_t>(bytes)});
+  return result;
+}
+
+/// Reading and hashing overlap: the seconds of "hash" are those of its threads together.
+Result<prefetch::Filled> fill(const source::Source& source, const catalogue::Contents& contents,
+                              const prefetch::Options& options, jobs::Handle& job, records::LoadAccount& account) {
+  prefetch::Progress progress;
+  auto result = timed(job, "read", progress.read_bytes, [&] {
+    Every teller(kTellInterval, [&] {
+      job.progress(progress.read_bytes, contents.layout.total_bytes());
+      note_read(account, progress.read_bytes);
+    });
+    return prefetch::fill(source, contents.layout, contents.memory, options, progress, job.stop());
+  });
+  job.took({"hash", progress.hash_seconds(), progress.hashed_bytes});
+  account.hashed_bytes = progress.hashed_bytes;
+  if (result) account.cached_bytes = result->cached_bytes;
+  return result;
 }
 
 }  // namespace
@@ -75,7 +106,7 @@ Result<std::string> Service::answer_resident(const catalogue::View& there, const
     std::atomic<std::uint64_t> read_bytes = 0;
     auto digests = [&] {
       Every teller(kTellInterval, [&] { job.progress(read_bytes, manifest.tensor_bytes()); });
-      return prefetch::identify(source, read_bytes, job.stop());
+      return prefetch::identify(source, read_bytes, job.stop(), options()->prefetch.throttle.get());
     }();
     account.read_bytes = read_bytes;
     if (!digests) return std::unexpected(digests.error().within("reading the changed files of " + there.id.show()));
@@ -92,7 +123,7 @@ Result<std::string> Service::answer_resident(const catalogue::View& there, const
   }
   if (keep) CKPTD_TRY(parts_.catalogue.set_kept(there.id, true));
   account.was_resident = true;
-  return load_result(there, 0, 0, true);
+  return load_result(there, {}, 0, true);
 }
 
 Result<std::string> Service::run_load(const api::LoadRequest& request, const weights::CheckpointId& id,
@@ -102,7 +133,7 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
   const auto now = options();
   job.stage("opening");
   account.steps.begin("open");
-  auto source = CKPTD_TRY(source::open(request.source_uri, now->source));
+  auto source = CKPTD_TRY(timed(job, "open", 0, [&] { return source::open(request.source_uri, now->source); }));
   const auto& manifest = source->manifest();
   if (auto there = parts_.catalogue.view(id); there && there->state == catalogue::State::resident)
     return answer_resident(*there, *source, request.keep, job, account);
@@ -120,24 +151,20 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
     const auto total = contents.layout.total_bytes();
     account.total_bytes = total;
     job.stage("reserving memory");
+    std::uint64_t ready_bytes = 0;
+    auto tell_ready = [&](std::uint64_t touched) {
+      ready_bytes = touched;
+      // Whole segments are touched, so the last may overshoot.
+      job.progress(std::min(touched, total), total);
+    };
     account.steps.begin("reserve");
-    contents.memory = CKPTD_TRY(parts_.store.reserve(contents.layout.segment_count(), job.stop(),
-                                                     [&](std::uint64_t touched) {
-                                                       // Whole segments are touched, so the last may overshoot.
-                                                       job.progress(std::min(touched, total), total);
-                                                     }));
+    contents.memory = CKPTD_TRY(timed(job, "reserve", ready_bytes, [&] {
+      return parts_.store.reserve(contents.layout.segment_count(), job.stop(), tell_ready);
+    }));
     accepted();
     job.stage("reading");
     account.steps.begin("read");
-    prefetch::Progress progress;
-    auto result = [&] {
-      Every teller(kTellInterval, [&] {
-        job.progress(progress.read_bytes, total);
-        note_read(account, progress.read_bytes);
-      });
-      return prefetch::fill(*source, contents.layout, contents.memory, now->prefetch, progress, job.stop());
-    }();
-    account.hashed_bytes = progress.hashed_bytes;
+    auto result = fill(*source, contents, now->prefetch, job, account);
     if (!result) return result;
     account.steps.begin("publish");
     contents.tensor_digests = result->tensor_digests;
@@ -153,10 +180,10 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
   }
   const auto view = parts_.catalogue.view(id);
   if (!view) return fail(ErrorKind::internal, "{} left the catalogue while it was loaded", id.show());
-  const auto seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  const auto seconds = seconds_since(start);
   spdlog::info("{}: loaded {} in {} tensors, {} ({}), identity {}", id.show(), show_bytes(view->tensor_bytes),
                view->tensor_count, show_seconds(seconds), show_rate(view->tensor_bytes, filled->seconds), view->identity);
-  return load_result(*view, filled->seconds, seconds, false);
+  return load_result(*view, *filled, seconds, false);
 }
 
 void Service::start_preloads() {

@@ -31,6 +31,23 @@ unsigned threads(unsigned wished, unsigned by_default, std::size_t jobs) {
   return static_cast<unsigned>(std::min<std::size_t>(wished != 0 ? wished : by_default, jobs));
 }
 
+unsigned processors() { return std::max(1U, std::thread::hardware_concurrency()); }
+
+/// A reader that queues keeps a disk busy alone; there are several for the copies of what lies in memory. Readers that
+/// block must be more than the processors.
+std::vector<std::unique_ptr<source::Reader>> make_readers(const source::Source& source, const Options& options,
+                                                          std::size_t blocks) {
+  const auto queueing = std::max(1U, threads(options.readers, std::min(8U, processors()), blocks));
+  source::ReaderOptions each{.io_uring = options.io_uring, .depth = std::max(2U, options.queue_depth / queueing)};
+  std::vector<std::unique_ptr<source::Reader>> readers;
+  readers.push_back(source.make_reader(each));
+  each.io_uring = readers.front()->depth() > 1;
+  const auto count =
+      each.io_uring ? queueing : threads(options.readers, std::min(8U, 2 * processors()), blocks);
+  while (readers.size() < count) readers.push_back(source.make_reader(each));
+  return readers;
+}
+
 /// Tells whether a crew gets on. Time is counted in ticks that it was given, so that a process which was stopped or
 /// frozen for an hour does not come back to a time-out.
 class Watchdog {
@@ -91,14 +108,16 @@ Result<Filled> fill(const source::Source& source, const weights::Layout& layout,
                     const Options& options, Progress& progress, std::stop_token stop) {
   auto started = Clock::now();
   CKPTD_TRY(check_memory(layout, memory));
-  const auto work = CKPTD_TRY(cut_work(source.manifest(), layout, options.read_bytes));
-  const auto read_before = progress.read_bytes.load();
-  const auto processors = std::max(1U, std::thread::hardware_concurrency());
+  const auto read_bytes = options.throttle ? options.throttle->even(options.read_bytes) : options.read_bytes;
+  const auto work = CKPTD_TRY(cut_work(source.manifest(), layout, read_bytes));
+  auto readers = make_readers(source, options, work.blocks.size());
+  const std::string backend(readers.front()->backend());
+  if (work.blocks.empty()) readers.clear();
 
-  Crew crew(source, work, memory, layout.segment_bytes(), progress);
+  Crew crew(source, work, memory, layout.segment_bytes(), options, progress);
   std::stop_callback on_stop(stop, [&crew] { crew.stop(cancelled()); });
-  if (auto crewed = crew.start(threads(options.readers, std::min(8U, 2 * processors), work.blocks.size()),
-                               threads(options.hashers, std::max(1U, processors / 2), work.pieces.size()));
+  if (auto crewed = crew.start(std::move(readers),
+                               threads(options.hashers, std::clamp(processors() / 2, 1U, 16U), work.pieces.size()));
       !crewed)
     crew.stop(std::move(crewed).error());
   watch(crew, options.no_progress);
@@ -107,8 +126,12 @@ Result<Filled> fill(const source::Source& source, const weights::Layout& layout,
   CKPTD_TRY(source.check_unchanged());
   if (stop.stop_requested()) return std::unexpected(cancelled());
   return Filled{.tensor_digests = combine(work, crew.digests()),
-                .read_bytes = progress.read_bytes - read_before,
-                .seconds = std::chrono::duration<double>(Clock::now() - started).count()};
+                .read_bytes = progress.read_bytes,
+                .cached_bytes = progress.cached_bytes,
+                .seconds = std::chrono::duration<double>(Clock::now() - started).count(),
+                .hash_seconds = progress.hash_seconds(),
+                .throttle_seconds = progress.throttle_seconds(),
+                .backend = backend};
 }
 
 }  // namespace ckptd::prefetch

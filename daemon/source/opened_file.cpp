@@ -76,7 +76,7 @@ Result<> read_cached(int fd, std::uint64_t offset, std::span<std::byte> into, co
   while (!into.empty()) {
     auto got = ::pread(fd, into.data(), into.size(), static_cast<::off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return system_failure(errno, fmt::format("read at byte {} of", offset), file.path());
+    if (got < 0) return file.read_error(errno, offset);
     if (got == 0) return shorter(file.path(), offset, file.bytes());
     into = into.subspan(static_cast<std::size_t>(got));
     offset += static_cast<std::uint64_t>(got);
@@ -97,12 +97,13 @@ std::string FileState::stamp() const {
 }
 
 OpenedFile::OpenedFile(std::filesystem::path path, UniqueFd fd, FileState opened)
-    : path_(std::move(path)), fd_(std::move(fd)), opened_(opened) {}
+    : path_(std::move(path)), fd_(std::move(fd)), page_cache_(PageCache::of(fd_.get(), opened.bytes)), opened_(opened) {}
 
 OpenedFile::OpenedFile(OpenedFile&& other) noexcept
     : path_(std::move(other.path_)),
       fd_(std::move(other.fd_)),
       direct_(std::move(other.direct_)),
+      page_cache_(std::move(other.page_cache_)),
       opened_(other.opened_),
       direct_works_(other.direct_works_.load()) {}
 
@@ -133,7 +134,7 @@ Result<std::uint64_t> OpenedFile::read(std::uint64_t offset, std::span<std::byte
   const auto wanted = std::min<std::uint64_t>(into.size(), bytes() - offset);
   const auto address = reinterpret_cast<std::uintptr_t>(into.data());
   std::uint64_t done = 0;
-  if ((offset | address | into.size()) % weights::kBlockBytes == 0)
+  if ((offset | address | into.size()) % weights::kBlockBytes == 0 && is_direct() && !is_in_memory(offset, wanted))
     done = CKPTD_TRY(read_direct(offset, into, wanted));
   CKPTD_TRY(read_cached(fd_.get(), offset + done, into.subspan(done, wanted - done), *this));
   return wanted;
@@ -143,16 +144,20 @@ Result<std::uint64_t> OpenedFile::read(std::uint64_t offset, std::span<std::byte
 Result<std::uint64_t> OpenedFile::read_direct(std::uint64_t offset, std::span<std::byte> into,
                                               std::uint64_t wanted) const {
   std::uint64_t done = 0;
-  while (done < wanted && done % weights::kBlockBytes == 0 && direct_works_.load(std::memory_order_relaxed)) {
+  while (done < wanted && done % weights::kBlockBytes == 0 && is_direct()) {
     const auto rest = into.subspan(done, round_up(wanted - done, weights::kBlockBytes));
     auto got = ::pread(direct_.get(), rest.data(), rest.size(), static_cast<::off_t>(offset + done));
     if (got > 0) done += static_cast<std::uint64_t>(got);
     if (got == 0) break;
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0 && errno == EINVAL) direct_works_.store(false, std::memory_order_relaxed);
-    else if (got < 0) return system_failure(errno, fmt::format("read at byte {} of", offset + done), path_);
+    if (got < 0 && errno == EINVAL) refuse_direct();
+    else if (got < 0) return read_error(errno, offset + done);
   }
   return std::min(done, wanted);
+}
+
+std::unexpected<Error> OpenedFile::read_error(int error_number, std::uint64_t offset) const {
+  return system_failure(error_number, fmt::format("read at byte {} of", offset), path_);
 }
 
 Result<> OpenedFile::check_unchanged() const {

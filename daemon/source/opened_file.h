@@ -13,6 +13,7 @@
 
 #include "common/result.h"
 #include "common/unique_fd.h"
+#include "daemon/source/page_cache.h"
 #include "daemon/source/uri.h"
 
 namespace ckptd::source {
@@ -46,6 +47,15 @@ class OpenedFile {
   /// As Source::read(). What lies in `into` behind the bytes that it counts is undefined.
   Result<std::uint64_t> read(std::uint64_t offset, std::span<std::byte> into) const;
 
+  /// As Source::is_in_memory(), for this file.
+  bool is_in_memory(std::uint64_t offset, std::uint64_t bytes) const { return page_cache_.holds(offset, bytes); }
+
+  /// For reads that others queue: whether direct ones work, through which descriptor, and that they turned out not to.
+  bool is_direct() const { return direct_works_.load(std::memory_order_relaxed); }
+  int direct_fd() const { return direct_.get(); }
+  void refuse_direct() const { direct_works_.store(false, std::memory_order_relaxed); }
+  std::unexpected<Error> read_error(int error_number, std::uint64_t offset) const;
+
   /// As Source::check_unchanged(), for this file.
   Result<> check_unchanged() const;
 
@@ -59,6 +69,7 @@ class OpenedFile {
   std::filesystem::path path_;
   UniqueFd fd_;
   UniqueFd direct_;
+  PageCache page_cache_;  ///< of fd_
   FileState opened_;
   mutable std::atomic<bool> direct_works_ = false;  ///< false for good once the file system refused
 };

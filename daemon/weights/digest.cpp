@@ -1,6 +1,11 @@
 #include "daemon/weights/digest.h"
 
 #include <xxhash.h>
+// The library's own code for AVX2 and AVX-512, chosen while it runs: the plain one is built for the oldest processor.
+// The digests are the same. The header renames the functions of the one above.
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h>
+#endif
 
 #include <charconv>
 #include <cstring>

@@ -23,6 +23,7 @@
 #include <tuple>
 #include <vector>
 
+#include "daemon/source/reader.h"
 #include "daemon/source/source.h"
 #include "daemon/weights/layout.h"
 #include "tests/support/checkpoint_files/safetensors.h"
@@ -156,6 +157,68 @@ void concurrency_contract() {
   CHECK(failed == 0);
 }
 
+/// Every read that is given to a reader ends once, in any order, as source.read() would answer it.
+template <class Backend>
+void reader_contract(const source::ReaderOptions& options) {
+  Backend backend;
+  const auto source = must(backend.open());
+  const auto reader = source->make_reader(options);
+  const auto& files = source->manifest().files;
+  REQUIRE(reader->depth() >= 1);
+  CHECK_FALSE(reader->backend().empty());
+  std::vector<std::string> contents;
+  for (const auto& file : files) contents.push_back(backend.content(file));
+  struct Asked {
+    std::uint32_t file;
+    std::uint64_t offset;
+    std::size_t bytes, misplaced;
+    ReadBuffer buffer;
+  };
+  std::mt19937_64 random(1);
+  std::vector<source::Done> done;
+  reader->wait(Deadline::in(std::chrono::hours(1)), done);  // nothing is under way: at once
+  REQUIRE(done.empty());
+  for (int round = 0; round < 60; ++round) {
+    std::map<std::uint64_t, Asked> asked;
+    for (std::uint64_t tag = 1; tag <= reader->depth(); ++tag) {
+      const auto file = static_cast<std::uint32_t>(random() % files.size());
+      auto offset = random() % (contents[file].size() + 2 * kBlock);
+      auto bytes = static_cast<std::size_t>(random() % (contents[file].size() + kBlock));
+      const bool aligned = random() % 4 != 0;
+      if (aligned) offset = offset / kBlock * kBlock, bytes = (bytes / kBlock + 1) * kBlock;
+      const std::size_t misplaced = aligned ? 0 : random() % 3;
+      const auto& at = asked.emplace(tag, Asked{file, offset, bytes, misplaced, ReadBuffer(misplaced + bytes)}).first->second;
+      reader->submit({.file = file, .offset = offset, .into = at.buffer.from(misplaced, bytes), .tag = tag});
+    }
+    done.clear();
+    for (int waits = 0; done.size() < asked.size() && waits < 1000; ++waits)
+      reader->wait(Deadline::in(std::chrono::milliseconds(50)), done);
+    REQUIRE(done.size() == asked.size());
+    for (const auto& each : done) {
+      const auto found = asked.find(each.tag);
+      REQUIRE(found != asked.end());
+      const auto& [file, offset, bytes, misplaced, buffer] = found->second;
+      INFO("file " << file << ": " << bytes << " bytes from " << offset << ", " << misplaced << " behind a block");
+      if (!each.bytes) FAIL(each.bytes.error().sentence);
+      const auto expected = offset < contents[file].size() ? contents[file].substr(offset, bytes) : "";
+      CHECK(*each.bytes == expected.size());
+      CHECK((buffer.text(misplaced, expected.size()) == expected));
+      CHECK(buffer.guard_holds());
+      asked.erase(found);
+    }
+  }
+  // What is under way when a reader ends is over when it has ended.
+  const ReadBuffer buffer(contents[0].size());
+  {
+    const auto cut_off = source->make_reader(options);
+    cut_off->submit({.file = 0, .offset = 0, .into = buffer.from(0, contents[0].size()), .tag = 0});
+  }
+  const std::string scribble(contents[0].size(), 0x11);
+  std::memcpy(buffer.from(0, scribble.size()).data(), scribble.data(), scribble.size());
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  CHECK((buffer.text(0, scribble.size()) == scribble));
+}
+
 /// After `change` of each of the files in turn, check_unchanged() names that file. Reading may fail or not, and never
 /// does worse.
 template <class Backend, class Change>
@@ -192,9 +255,21 @@ void change_contract() {
   change_is_detected<Backend>([](Backend& backend, const weights::File& file) { backend.replace(file); });
 }
 
+/// One read through a new reader.
+inline Result<std::uint64_t> read_through(const source::Source& source, const source::ReaderOptions& options,
+                                          std::uint64_t offset, std::span<std::byte> into) {
+  const auto reader = source.make_reader(options);
+  reader->submit({.file = 0, .offset = offset, .into = into, .tag = 0});
+  std::vector<source::Done> done;
+  for (int waits = 0; done.empty() && waits < 1000; ++waits)
+    reader->wait(Deadline::in(std::chrono::milliseconds(50)), done);
+  if (done.size() != 1) return fail(ErrorKind::internal, "{} reads ended instead of one", done.size());
+  return std::move(done[0].bytes);
+}
+
 /// A read behind the new end is corrupt and names file and byte; one before it still has the old bytes.
 template <class Backend>
-void truncation_contract() {
+void truncation_contract(const source::ReaderOptions& options) {
   for (std::size_t misplaced : {std::size_t{0}, std::size_t{1}}) {
     Backend backend;
     const auto source = must(backend.open());
@@ -204,14 +279,17 @@ void truncation_contract() {
     backend.truncate(file, kBlock + 100);
     const ReadBuffer buffer(misplaced + file.bytes);
     CHECK(must(source->read(0, 0, buffer.from(misplaced, kBlock))) == kBlock);
+    CHECK(must(read_through(*source, options, 0, buffer.from(misplaced, kBlock))) == kBlock);
     CHECK((buffer.text(misplaced, kBlock) == before.substr(0, kBlock)));
     for (std::uint64_t offset : {std::uint64_t{0}, kBlock, 2 * kBlock}) {
-      const auto got = source->read(0, offset, buffer.from(misplaced, 2 * kBlock));
-      if (offset + 2 * kBlock <= kBlock + 100) continue;
-      REQUIRE_FALSE(got);
-      CHECK(got.error().kind == ErrorKind::corrupt);
-      CHECK_THAT(got.error().sentence, Catch::Contains(file.path));
-      CHECK_THAT(got.error().sentence, Catch::Contains(fmt::format("byte {}", std::max(offset, kBlock + 100))));
+      for (bool through_reader : {false, true}) {
+        const auto into = buffer.from(misplaced, 2 * kBlock);
+        const auto got = through_reader ? read_through(*source, options, offset, into) : source->read(0, offset, into);
+        REQUIRE_FALSE(got);
+        CHECK(got.error().kind == ErrorKind::corrupt);
+        CHECK_THAT(got.error().sentence, Catch::Contains(file.path));
+        CHECK_THAT(got.error().sentence, Catch::Contains(fmt::format("byte {}", std::max(offset, kBlock + 100))));
+      }
     }
   }
 }

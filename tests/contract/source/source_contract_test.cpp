@@ -19,7 +19,11 @@ TEMPLATE_TEST_CASE("safetensors: direct, cached and in memory", "", (Safetensors
                    (SafetensorsBackend<IndexedShards, false>), (SafetensorsBackend<IndexedShards, true, true>)) {
   SECTION("reads") { read_contract<TestType>(); }
   SECTION("reads of 8 threads") { concurrency_contract<TestType>(); }
-  SECTION("truncation") { truncation_contract<TestType>(); }
+  for (bool io_uring : {true, false}) {
+    const source::ReaderOptions options{.io_uring = io_uring, .depth = 5};
+    SECTION(io_uring ? "reads through io_uring" : "reads through pread") { reader_contract<TestType>(options); }
+    SECTION(io_uring ? "truncation with io_uring" : "truncation with pread") { truncation_contract<TestType>(options); }
+  }
 }
 
 }  // namespace ckptd::tests

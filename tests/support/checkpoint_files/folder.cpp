@@ -1,5 +1,8 @@
 #include "tests/support/checkpoint_files/folder.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -44,6 +47,14 @@ std::string read_file(const fs::path& path) {
   content << file.rdbuf();
   if (!file) throw std::runtime_error("cannot read " + path.string());
   return content.str();
+}
+
+void drop_from_page_cache(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) throw std::runtime_error("cannot open " + path.string());
+  ::fdatasync(fd);
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(fd);
 }
 
 }  // namespace ckptd::tests

@@ -35,4 +35,7 @@ void rewrite_in_place(const std::filesystem::path& path, std::string_view conten
 
 std::string read_file(const std::filesystem::path& path);
 
+/// Puts the file on its disk and out of the page cache, as far as the file system has a disk.
+void drop_from_page_cache(const std::filesystem::path& path);
+
 }  // namespace ckptd::tests

@@ -33,6 +33,12 @@ direct_io = false
 [prefetch]
 readers = 3
 hashers = 64
+io_uring = false
+queue_depth = 1024
+read_bytes = "64KiB"
+max_bytes_per_second = "2GB"
+io_priority = "best-effort"
+nice = 19
 
 [push]
 bucket = "1MiB"
@@ -87,6 +93,12 @@ void check_whole(const Config& config) {
   CHECK_FALSE(config.direct_io);
   CHECK(config.prefetch_readers == 3);
   CHECK(config.prefetch_hashers == 64);
+  CHECK_FALSE(config.prefetch_io_uring);
+  CHECK(config.prefetch_queue_depth == 1024);
+  CHECK(config.prefetch_read_bytes == 65536);
+  CHECK(config.prefetch_max_bytes_per_second == 2'000'000'000);
+  CHECK(config.prefetch_io_priority == IoPriority::best_effort);
+  CHECK(config.prefetch_nice == 19);
   CHECK(config.bucket_bytes == 1 << 20);
   CHECK(config.arena_bytes == 1 << 20);
   CHECK_FALSE(config.keep_arena);
@@ -190,6 +202,15 @@ TEST_CASE("wrong values are refused with file, line, column and key") {
            {"source.roots = [\"/a\", \"/a/\"]", "twice"},
            {"prefetch.readers = 65", "65"},
            {"prefetch.hashers = true", "prefetch.hashers"},
+           {"prefetch.queue_depth = 0", "prefetch.queue_depth"},
+           {"prefetch.read_bytes = \"63KiB\"", "out of range"},
+           {"prefetch.read_bytes = \"257MiB\"", "out of range"},
+           {"prefetch.max_bytes_per_second = 200", "in quotes"},
+           {"prefetch.max_bytes_per_second = \"200\"", "at least"},
+           {"prefetch.max_bytes_per_second = \"auto\"", "prefetch.max_bytes_per_second"},
+           {"prefetch.io_priority = \"low\"", "best-effort"},
+           {"prefetch.nice = -1", "from 0 to 19"},
+           {"prefetch.nice = 20", "from 0 to 19"},
            {"push.bucket = \"0B\"", "push.bucket"},
            {"push.fan_out = \"tree\"", "broadcast"},
            {"timeouts.connect = \"0s\"", "timeouts.connect"},

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "common/units.h"
@@ -46,6 +48,7 @@ struct House {
     options.preloads = preloads;
     options.probe_at_start = probe_at_start;
     options.record_memory_bytes = record_memory_bytes;
+    options.prefetch.throttle = throttle;
     operations = make_operations(
         {*catalogue, *store, *jobs, *journal, endpoints, raw, collective::local::make_group,
          [this](const std::string&, const std::string&, const std::string&) -> Result<std::unique_ptr<fleet::Engine>> {
@@ -110,6 +113,7 @@ struct House {
   std::vector<Preload> preloads;
   bool probe_at_start = false;
   std::uint64_t record_memory_bytes = kMiB;
+  std::shared_ptr<prefetch::Throttle> throttle;
   std::unique_ptr<store::Store> store;
   std::unique_ptr<catalogue::Catalogue> catalogue;
   std::unique_ptr<journal::Journal> journal;
@@ -727,4 +731,42 @@ TEST_CASE("peaks that are not known are measured once, by itself, without touchi
   CHECK(house.operations->status().peaks.size() == 3);
   CHECK(house.operations->jobs().empty());
   CHECK(house.operations->status().idle_bytes == 0);
+}
+
+TEST_CASE("a load tells where its time and its bytes went") {
+  House house;
+  const auto job = house.load("1", house.checkpoint("v1", 1));
+  REQUIRE(job);
+  const auto result = nlohmann::json::parse(job->result);
+  CHECK((result["backend"] == "io_uring" || result["backend"] == "pread"));
+  CHECK(result["disk_bytes"].get<std::uint64_t>() + result["cached_bytes"].get<std::uint64_t>() >= result["bytes"]);
+  std::map<std::string, std::uint64_t> bytes;
+  for (const auto& stage : job->stages) {
+    CHECK(stage.seconds >= 0);
+    bytes[stage.name] = stage.bytes;
+  }
+  REQUIRE(job->stages.size() == 4);
+  CHECK(bytes["open"] == 0);
+  CHECK(bytes["reserve"] > 0);
+  CHECK(bytes["read"] >= result["bytes"]);
+  CHECK(bytes["hash"] == result["bytes"]);
+}
+
+TEST_CASE("a load that ends early has told the stages that it came to") {
+  House house;
+  house.throttle = std::make_shared<prefetch::Throttle>(kMiB);
+  for (int i = 0; i < 3600; ++i) house.throttle->book(kMiB, Clock::now());  // its turn comes in an hour
+  house.start();
+  auto job = house.operations->load({"m", "1", house.checkpoint("v1", 1), false, ""});
+  REQUIRE(job);
+  const auto deadline = Deadline::in(10s);
+  while (house.operations->job(job->id)->stage != "reading" && !deadline.passed()) std::this_thread::sleep_for(2ms);
+  REQUIRE(house.operations->cancel_job(job->id, false));
+  job = house.operations->wait_job(job->id, Deadline::in(10s));
+  REQUIRE(job);
+  CHECK(job->state == "cancelled");
+  std::vector<std::string> names;
+  for (const auto& stage : job->stages) names.push_back(stage.name);
+  CHECK(names == std::vector<std::string>{"open", "reserve", "read", "hash"});
+  CHECK(house.store->usage().lent_bytes == 0);
 }

@@ -8,62 +8,20 @@
 
 #include "daemon/prefetch/identify.h"
 #include "daemon/prefetch/prefetch.h"
+#include "tests/unit/prefetch/filled_memory.h"
 #include "tests/unit/prefetch/memory_source.h"
-#include "tests/unit/store/fake_system_root.h"
 
 using namespace ckptd;
 using namespace ckptd::prefetch;
 using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
+using test::digests_one_by_one;
+using test::FilledMemory;
 using test::MemorySource;
+using test::one_tensor;
 using weights::kBlockBytes;
 
 namespace {
-
-/// The layout of a source, with memory from a store of its own.
-struct Memory {
-  test::FakeSystemRoot root;
-  std::unique_ptr<store::Store> store;
-  weights::Layout layout;
-  store::Reservation reservation;
-
-  Memory(const MemorySource& source, std::uint64_t segment_bytes) : layout(source.manifest(), segment_bytes) {
-    store::Options options{.budget_bytes = std::max<std::uint64_t>(1, layout.segment_count()) * segment_bytes,
-                           .segment_bytes = segment_bytes, .lock = store::LockPolicy::off,
-                           .system_root = root.path()};
-    auto created = store::Store::create(options, {});
-    REQUIRE(created);
-    store = std::move(*created);
-    auto reserved = store->reserve(layout.segment_count());
-    REQUIRE(reserved);
-    reservation = std::move(*reserved);
-  }
-
-  /// From `rest_offset` to the end of its block.
-  const std::byte* at(std::uint64_t rest_offset) const {
-    return &reservation.segments()[rest_offset / layout.segment_bytes()]->memory[rest_offset % layout.segment_bytes()];
-  }
-};
-
-std::vector<weights::Digest> digests_one_by_one(const MemorySource& source) {
-  std::vector<weights::Digest> digests;
-  for (const auto& tensor : source.manifest().tensors) {
-    auto bytes = std::span(source.bytes_of(tensor.extent.file)).subspan(tensor.extent.offset, tensor.extent.bytes);
-    std::vector<weights::Digest> pieces;
-    for (; !bytes.empty(); bytes = bytes.subspan(std::min(bytes.size(), weights::kDigestPieceBytes)))
-      pieces.push_back(weights::digest_of(bytes.first(std::min(bytes.size(), weights::kDigestPieceBytes))));
-    digests.push_back(weights::combine_pieces(pieces));
-  }
-  return digests;
-}
-
-/// One file with one tensor of `bytes` after a header of 100.
-MemorySource one_tensor(std::uint64_t bytes) {
-  weights::Manifest manifest;
-  manifest.files.push_back({.path = "/w/a.safetensors", .bytes = 100 + bytes, .data_begin = 100, .stamp = ""});
-  manifest.tensors.push_back({.name = "t", .dtype = weights::Dtype::u8, .shape = {bytes}, .extent = {0, 100, bytes}});
-  return {manifest, {std::vector<std::byte>(100 + bytes, std::byte{3})}};
-}
 
 /// Everything that is logged while this lives goes to `hear`.
 class LogListener {
@@ -114,7 +72,7 @@ TEST_CASE("bytes and digests are those that one thread would get, whatever the s
     auto source = test::random_source(random, 10 << 20);
     auto total = weights::Layout(source.manifest(), kBlockBytes).total_bytes();
     auto fewest_blocks = total / kBlockBytes / 200 + 1;  // each segment takes a file descriptor
-    Memory memory(source, kBlockBytes * (fewest_blocks + random() % 5));
+    FilledMemory memory(source, kBlockBytes * (fewest_blocks + random() % 5));
     auto pause_seed = random();
     source.fault = [&](int read, std::uint32_t, std::uint64_t) -> Result<> {
       if ((static_cast<unsigned>(read) * 2654435761U + pause_seed) % 7 == 0) std::this_thread::sleep_for(200us);
@@ -131,29 +89,21 @@ TEST_CASE("bytes and digests are those that one thread would get, whatever the s
     CHECK(progress.hashed_bytes == source.manifest().tensor_bytes());
     CHECK(filled->read_bytes == progress.read_bytes);
 
-    std::uint64_t differing_blocks = 0, expected_bytes = 0;
-    for (std::uint32_t file = 0; file < source.manifest().files.size(); ++file) {
-      const auto& range = memory.layout.files()[file];
-      expected_bytes += range.file_end - range.file_begin;
-      for (auto at = range.file_begin; at < range.file_end; at += kBlockBytes)
-        differing_blocks += std::memcmp(memory.at(memory.layout.resting_offset(file, at)), source.bytes_of(file).data() + at,
-                                 std::min(kBlockBytes, range.file_end - at)) != 0;
-    }
-    REQUIRE(differing_blocks == 0);
-    CHECK(filled->read_bytes == expected_bytes);
+    REQUIRE(memory.differing_blocks(source) == 0);
+    CHECK(filled->read_bytes == memory.file_bytes(source));
   }
 }
 
 TEST_CASE("a version without a tensor or without a file is filled at once") {
   MemorySource nothing({}, {});
-  Memory memory(nothing, kBlockBytes);
+  FilledMemory memory(nothing, kBlockBytes);
   Progress progress;
   auto filled = fill(nothing, memory.layout, memory.reservation, {}, progress, {});
   REQUIRE(filled);
   CHECK(filled->tensor_digests.empty());
 
   auto empty_tensor = one_tensor(0);
-  Memory some(empty_tensor, kBlockBytes);
+  FilledMemory some(empty_tensor, kBlockBytes);
   filled = fill(empty_tensor, some.layout, some.reservation, {}, progress, {});
   REQUIRE(filled);
   CHECK(filled->tensor_digests == std::vector{weights::combine_pieces({})});
@@ -165,7 +115,7 @@ TEST_CASE("the first error at any place ends everybody and is the answer") {
   for (int round = 0; round < 30; ++round) {
     INFO("seed " << seed << ", round " << round);
     auto source = one_tensor(100 * kBlockBytes);
-    Memory memory(source, 3 * kBlockBytes);
+    FilledMemory memory(source, 3 * kBlockBytes);
     const auto at = static_cast<int>(random() % 100);
     source.fault = [&](int read, std::uint32_t, std::uint64_t) -> Result<> {
       if (read == at) return fail(ErrorKind::io, "the disk is on fire");
@@ -184,7 +134,7 @@ TEST_CASE("the first error at any place ends everybody and is the answer") {
 
 TEST_CASE("an exception from a source is an error, not the end of the process") {
   auto source = one_tensor(10 * kBlockBytes);
-  Memory memory(source, kBlockBytes);
+  FilledMemory memory(source, kBlockBytes);
   source.fault = [](int read, std::uint32_t, std::uint64_t) -> Result<> {
     if (read == 3) throw std::runtime_error("surprise");
     return {};
@@ -198,7 +148,7 @@ TEST_CASE("an exception from a source is an error, not the end of the process") 
 
 TEST_CASE("a file that became shorter or longer is corrupt, named with the byte") {
   auto source = one_tensor(5 * kBlockBytes);
-  Memory memory(source, 2 * kBlockBytes);
+  FilledMemory memory(source, 2 * kBlockBytes);
   Progress progress;
   source.resize_last_read = GENERATE(-1, 1, -5000);
   auto filled = fill(source, memory.layout, memory.reservation, {.read_bytes = kBlockBytes}, progress, {});
@@ -210,7 +160,7 @@ TEST_CASE("a file that became shorter or longer is corrupt, named with the byte"
 TEST_CASE("a file that was changed while it was read is corrupt") {
   auto source = one_tensor(5 * kBlockBytes);
   source.changed = true;
-  Memory memory(source, kBlockBytes);
+  FilledMemory memory(source, kBlockBytes);
   Progress progress;
   auto filled = fill(source, memory.layout, memory.reservation, {}, progress, {});
   REQUIRE_FALSE(filled);
@@ -219,7 +169,7 @@ TEST_CASE("a file that was changed while it was read is corrupt") {
 
 TEST_CASE("a stop request ends the load within the blocks that are being read") {
   auto source = one_tensor(200 * kBlockBytes);
-  Memory memory(source, 4 * kBlockBytes);
+  FilledMemory memory(source, 4 * kBlockBytes);
   Progress progress;
   std::stop_source stop;
   Gate stopped;
@@ -246,7 +196,7 @@ TEST_CASE("a stop request ends the load within the blocks that are being read") 
 
 TEST_CASE("a read that hangs is reported while it hangs, by file and offset, and fill waits until it is over") {
   auto source = one_tensor(8 * kBlockBytes);
-  Memory memory(source, 4 * kBlockBytes);
+  FilledMemory memory(source, 4 * kBlockBytes);
   Gate gate;
   std::stop_source stop;
   std::atomic<bool> returned = false, returned_too_early = false;
@@ -282,7 +232,7 @@ TEST_CASE("a read that hangs is reported while it hangs, by file and offset, and
 
 TEST_CASE("memory that is too small or cut otherwise is our own mistake, not a crash") {
   auto source = one_tensor(8 * kBlockBytes);
-  Memory memory(source, 4 * kBlockBytes);
+  FilledMemory memory(source, 4 * kBlockBytes);
   Progress progress;
   auto too_few = fill(source, memory.layout, {}, {}, progress, {});
   REQUIRE_FALSE(too_few);

@@ -23,6 +23,10 @@ class MemorySource : public source::Source {
       : manifest_(std::move(manifest)), files_(std::move(files)) {}
 
   Fault fault;
+  /// Which bytes need no device; asked before each read. Nothing does when it is empty.
+  std::function<bool(std::uint32_t file, std::uint64_t offset)> in_memory;
+  /// Readers other than the one that blocks.
+  std::function<std::unique_ptr<source::Reader>(const source::ReaderOptions&)> reader;
   bool changed = false;
   std::atomic<std::int64_t> resize_last_read = 0;  ///< the end of each file moves by so many bytes after opening
   mutable std::atomic<int> reads = 0, under_way = 0, misaligned = 0;
@@ -46,6 +50,14 @@ class MemorySource : public source::Source {
     auto here = offset < bytes.size() ? std::min<std::uint64_t>(count, bytes.size() - offset) : 0;
     if (here != 0) std::memcpy(into.data(), bytes.data() + offset, here);
     return count;
+  }
+
+  bool is_in_memory(std::uint32_t file, std::uint64_t offset, std::uint64_t) const override {
+    return in_memory && in_memory(file, offset);
+  }
+
+  std::unique_ptr<source::Reader> make_reader(const source::ReaderOptions& options) const override {
+    return reader ? reader(options) : source::make_blocking_reader(*this);
   }
 
   Result<> check_unchanged() const override {

@@ -203,15 +203,12 @@ TEST_CASE("engine, status and preview survive the journey") {
   REQUIRE(status_again);
   CHECK(to_json(*status_again) == to_json(status));
   CHECK(status_again->devices[0].free_bytes == 8);
-<<<<<<< HEAD
   CHECK(status_again->devices[0].arena_bytes == 9);
   CHECK(status_again->devices[0].kept_arena_bytes == 10);
-=======
   CHECK(status_again->preloads == 3);
   CHECK(status_again->last_reload->applied == status.last_reload->applied);
   CHECK(status_again->last_reload->needs_restart == status.last_reload->needs_restart);
   CHECK(status_again->last_reload->failed == "no");
->>>>>>> 89d343a (fixup2)
 
   UpdatePreview preview{.checkpoint = "n@1",
                         .engines = {{.engine = "e",

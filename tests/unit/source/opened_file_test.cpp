@@ -112,6 +112,7 @@ TEST_CASE("direct and cached reads see the same bytes, on every file system ther
           const auto expected = offset < bytes ? text.substr(offset, size) : "";
           for (const auto* file : {&direct, &cached}) {
             Aligned memory(size);
+            if (file == &direct) tests::drop_from_page_cache(folder / "file");
             const auto got = must(file->read(offset, memory.span()));
             REQUIRE(got == expected.size());
             CHECK((memory.text(got) == expected));
@@ -127,6 +128,7 @@ TEST_CASE("a file that became shorter is corrupt at the byte that is missing") {
     write_file(folder / "file", text_of(4 * kBlock));
     const auto file = must(OpenedFile::open(folder / "file", Roots(), direct));
     fs::resize_file(folder / "file", kBlock + 10);
+    if (direct) tests::drop_from_page_cache(folder / "file");
     Aligned memory(4 * kBlock);
     CHECK(must(file.read(0, memory.span().first(kBlock))) == kBlock);
     check_error(file.read(0, memory.span()), ErrorKind::corrupt, {"/file", "byte 4106"});
@@ -143,6 +145,7 @@ TEST_CASE("a file that grew is read as far as it went and reported at the end") 
     write_file(folder / "file", text_of(kBlock + 10));
     const auto file = must(OpenedFile::open(folder / "file", Roots(), direct));
     fs::resize_file(folder / "file", 3 * kBlock);
+    if (direct) tests::drop_from_page_cache(folder / "file");
     Aligned memory(4 * kBlock);
     CHECK(must(file.read(0, memory.span())) == kBlock + 10);
     check_error(file.check_unchanged(), ErrorKind::corrupt, {"/file"});
