@@ -56,6 +56,9 @@ std::string show_version(const Version& version, const View& view) {
       {"checkpoint", version.name + "@" + version.version},
       {"state", version.state + (version.kept ? ", kept" : "")},
       {"since", fmt::format("{} ({})", show_age(version.since, view.now), show_time(version.since))},
+      {"last use", version.last_use ? fmt::format("{} ({})", show_age(*version.last_use, view.now),
+                                                  show_time(*version.last_use))
+                                    : ""},
       {"source", version.source_uri},
       {"identity", version.identity},
       {"schema", version.schema},

@@ -37,11 +37,21 @@ struct Entry {
   bool kept = false;
   std::optional<Known> known;
   std::chrono::system_clock::time_point since;
+  std::uint64_t use = 0;  ///< 0: never
+  std::chrono::system_clock::time_point last_use;
 
   template <class NewState>
   void become(NewState next) {
     state = std::move(next);
     since = std::chrono::system_clock::now();
+  }
+
+  /// Resident becomes evicted; the memory is in what is returned.
+  auto leave() {
+    auto old = std::move(state);
+    become(Evicted{});
+    kept = false;
+    return old;
   }
 };
 
@@ -108,11 +118,14 @@ View view_of(const CheckpointId& id, const Entry& entry) {
   view.source_uri = entry.source_uri;
   view.kept = entry.kept;
   view.since = entry.since;
+  view.use = entry.use;
+  view.last_use = entry.last_use;
   view.state = static_cast<State>(entry.state.index());
   if (const auto* loading = std::get_if<Loading>(&entry.state)) view.job = loading->job;
   if (const auto* failed = std::get_if<Failed>(&entry.state)) view.error = failed->error;
   if (const auto* resident = std::get_if<Resident>(&entry.state)) {
     view.store_bytes = resident->contents->memory.bytes();
+    for (const auto* segment : resident->contents->memory.segments()) view.segments.push_back(segment->number);
     for (const auto& [job, count] : resident->leases) view.leased_by.push_back(job);
   }
   if (entry.known) {
@@ -156,6 +169,12 @@ std::span<const std::byte> Contents::resting(std::uint64_t offset, std::uint64_t
 struct Catalogue::Impl {
   mutable std::mutex mutex;
   std::map<CheckpointId, Entry> entries;
+  std::uint64_t uses = 0;
+
+  void use(Entry& entry) {
+    entry.use = ++uses;
+    entry.last_use = std::chrono::system_clock::now();
+  }
 
   Entry* find(const CheckpointId& id) {
     auto found = entries.find(id);
@@ -205,6 +224,7 @@ Result<> Catalogue::finish_load(const CheckpointId& id, Contents contents) {
   }
   entry->known = std::move(known);
   entry->become(Resident{std::move(owned), {}});
+  impl_->use(*entry);
   return {};
 }
 
@@ -240,15 +260,29 @@ Result<> Catalogue::evict(const CheckpointId& id, bool forget) {
   auto* entry = impl_->find(id);
   if (entry == nullptr) return unknown(id);
   CKPTD_TRY(check_evictable(id, *entry, forget));
-  if (std::holds_alternative<Resident>(entry->state)) {
-    old.state = std::move(entry->state);
-    entry->become(Evicted{});
-    entry->kept = false;
-  }
+  if (std::holds_alternative<Resident>(entry->state)) old.state = entry->leave();
   if (forget) {
     std::swap(old.known, entry->known);
     impl_->entries.erase(id);
   }
+  return {};
+}
+
+void Catalogue::touch(const CheckpointId& id) {
+  std::scoped_lock lock(impl_->mutex);
+  if (auto* entry = impl_->find(id)) impl_->use(*entry);
+}
+
+Result<> Catalogue::evict_unused(std::span<const Seen> versions) {
+  std::vector<AllStates> old;  // outlives the lock, as above
+  std::scoped_lock lock(impl_->mutex);
+  for (const auto& seen : versions) {
+    auto* entry = impl_->find(seen.id);
+    if (entry == nullptr || !std::holds_alternative<Resident>(entry->state) || entry->use != seen.use)
+      return fail(ErrorKind::busy, "{} was used or left meanwhile", seen.id.show());
+    CKPTD_TRY(check_evictable(seen.id, *entry, false));
+  }
+  for (const auto& seen : versions) old.push_back(impl_->find(seen.id)->leave());
   return {};
 }
 

@@ -1,4 +1,4 @@
-// Knows each version and its one state: loading, resident or failed; and the leases on it.
+// Knows each version and its one state: loading, resident, failed or evicted; its leases and its last use.
 //
 // State is ownership: only a resident entry contains memory. A running job holds a counted Lease; the bytes stay until
 // the last lease ends, and evicting a leased version answers busy and names the jobs. An identity outlives eviction:
@@ -69,6 +69,9 @@ struct View {
   bool kept = false;
   std::vector<std::string> leased_by;         ///< jobs
   std::uint64_t tensor_count = 0, tensor_bytes = 0, store_bytes = 0;
+  std::vector<std::uint32_t> segments;         ///< resident: the numbers of the segments that it holds
+  std::uint64_t use = 0;                       ///< number of its last use; counts up over all versions
+  std::chrono::system_clock::time_point last_use;
   std::string identity, schema, source_stamp;  ///< hexadecimal, empty while unknown
   std::chrono::system_clock::time_point since;  ///< of this state
 };
@@ -94,6 +97,17 @@ class Catalogue {
   /// a failed or evicted entry is simply forgotten with `forget`, which also drops the identity.
   Result<> evict(const weights::CheckpointId& id, bool forget);
   Result<> set_kept(const weights::CheckpointId& id, bool kept);
+
+  /// Notes that `id` was used just now, as a load that ends does. Whoever only looks is no use.
+  void touch(const weights::CheckpointId& id);
+
+  /// Evicts all of these or none: busy when one of them is not resident, is leased or kept, or was used since it was
+  /// seen.
+  struct Seen {
+    weights::CheckpointId id;
+    std::uint64_t use = 0;
+  };
+  Result<> evict_unused(std::span<const Seen> versions);
 
   std::optional<View> view(const weights::CheckpointId& id) const;
   std::vector<View> list() const;  ///< in the order of ids

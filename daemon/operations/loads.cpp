@@ -15,12 +15,10 @@ namespace {
 
 constexpr std::chrono::milliseconds kTellInterval{50};
 
-std::string load_result(const catalogue::View& view, double read_seconds, double seconds, bool already_resident) {
-  return nlohmann::json{{"checkpoint", view.id.show()},     {"identity", view.identity},
-                        {"bytes", view.tensor_bytes},       {"tensors", view.tensor_count},
-                        {"store_bytes", view.store_bytes},  {"read_seconds", read_seconds},
-                        {"seconds", seconds},               {"already_resident", already_resident}}
-      .dump();
+nlohmann::json load_result(const catalogue::View& view) {
+  return {{"checkpoint", view.id.show()}, {"identity", view.identity},       {"bytes", view.tensor_bytes},
+          {"tensors", view.tensor_count}, {"store_bytes", view.store_bytes}, {"read_seconds", 0.0},
+          {"seconds", 0.0},               {"already_resident", true},        {"evicted", nlohmann::json::array()}};
 }
 
 }  // namespace
@@ -31,7 +29,7 @@ Result<api::Job> Service::load(const api::LoadRequest& request) {
   auto accepted = std::make_shared<std::promise<void>>();
   auto settled = accepted->get_future();
   const auto started = CKPTD_TRY(start_load(request, [accepted] { accepted->set_value(); }));
-  const auto deadline = Deadline::in(std::chrono::seconds(2));
+  const auto deadline = Deadline::in(options_.load_answer);
   while (!deadline.passed() && settled.wait_for(std::chrono::milliseconds(5)) != std::future_status::ready) {
     const auto now = parts_.jobs.find(started.id);
     if (!now || now->state != jobs::State::running) break;
@@ -81,7 +79,8 @@ Result<std::string> Service::answer_resident(const catalogue::View& there, const
               .with_fact("found_identity", found));
   }
   if (keep) CKPTD_TRY(parts_.catalogue.set_kept(there.id, true));
-  return load_result(there, 0, 0, true);
+  parts_.catalogue.touch(there.id);
+  return load_result(there).dump();
 }
 
 Result<std::string> Service::run_load(const api::LoadRequest& request, const weights::CheckpointId& id,
@@ -94,6 +93,7 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
     return answer_resident(*there, *source, request.keep, job);
 
   CKPTD_TRY(parts_.catalogue.begin_load(id, request.source_uri, job.id(), request.keep));
+  std::vector<Evicted> evicted;
   auto filled = [&]() -> Result<prefetch::Filled> {
     catalogue::Contents contents{.manifest = manifest,
                                  .layout = weights::Layout(manifest, parts_.store.segment_bytes()),
@@ -109,7 +109,8 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
                                                      [&](std::uint64_t touched) {
                                                        // Whole segments are touched, so the last may overshoot.
                                                        job.progress(std::min(touched, total), total);
-                                                     }));
+                                                     },
+                                                     make_room(request, id, job.id(), evicted)));
     accepted();
     job.stage("reading");
     prefetch::Progress progress;
@@ -125,6 +126,11 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
   }();
   if (!filled) {
     auto error = filled.error().within("loading " + id.show());
+    for (const auto& gone : evicted) {
+      error.sentence += fmt::format(". {} had left to make room for it: load that again with {}", gone.id.show(),
+                                    how_to_load_again(gone.id, gone.source_uri));
+      error = std::move(error).with_fact("evicted", gone.id.show());
+    }
     // finish_load has marked a conflict of identities itself; this keeps the first reason.
     parts_.catalogue.fail_load(id, error);
     return std::unexpected(std::move(error));
@@ -134,13 +140,23 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
   const auto seconds = std::chrono::duration<double>(Clock::now() - start).count();
   spdlog::info("{}: loaded {} in {} tensors, {} ({}), identity {}", id.show(), show_bytes(view->tensor_bytes),
                view->tensor_count, show_seconds(seconds), show_rate(view->tensor_bytes, filled->seconds), view->identity);
-  return load_result(*view, filled->seconds, seconds, false);
+  auto result = load_result(*view);
+  result["already_resident"] = false;
+  result["read_seconds"] = filled->seconds;
+  result["seconds"] = seconds;
+  for (const auto& gone : evicted) result["evicted"].push_back(gone.id.show());
+  return result.dump();
 }
 
 void Service::start_preloads() {
   for (const auto& preload : options_.preloads) {
     auto id = weights::CheckpointId::parse(preload.checkpoint);
-    auto job = id ? start_load({id->name, id->version, preload.source, preload.keep, {}}, [] {})
+    auto job = id ? start_load({.name = id->name,
+                                .version = id->version,
+                                .source_uri = preload.source,
+                                .keep = preload.keep,
+                                .idempotency_key = {}},
+                               [] {})
                   : Result<jobs::Record>(std::unexpected(id.error()));
     if (!job) spdlog::error("preload {}: {}", preload.checkpoint, job.error().sentence);
   }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "common/units.h"
 #include "common/version.h"
 #include "daemon/operations/show.h"
 
@@ -82,7 +83,16 @@ api::Status Service::status() const {
   status.daemon_version = kVersion;
   status.pid = ::getpid();
   status.started = started_;
+  const auto prefault = parts_.store.prefault();
+  status.prefault = {.policy = std::string(store::name_of(prefault.policy)),
+                     .state = std::string(store::name_of(prefault.state)),
+                     .ready_bytes = prefault.ready_bytes,
+                     .total_bytes = prefault.total_bytes,
+                     .why = prefault.why};
   status.not_ready = missing_preloads();
+  if (prefault.policy == store::PrefaultPolicy::before_ready && prefault.state == store::PrefaultStatus::State::running)
+    status.not_ready.push_back(fmt::format("prefaulting: {} of {}", show_bytes(prefault.ready_bytes),
+                                           show_bytes(prefault.total_bytes)));
   status.ready = status.not_ready.empty();
   const auto usage = parts_.store.usage();
   status.budget_bytes = usage.budget_bytes;
@@ -97,6 +107,10 @@ api::Status Service::status() const {
   for (const auto* device : parts_.devices)
     status.devices.push_back({device->identity().uuid, device->identity().kind, device->free_bytes().value_or(0)});
   status.engines = engines();
+  status.warnings = handover_notes();
+  if (prefault.state == store::PrefaultStatus::State::ended)
+    status.warnings.push_back(fmt::format("prefaulting ended with {} of {} ready: {}", show_bytes(prefault.ready_bytes),
+                                          show_bytes(prefault.total_bytes), prefault.why));
   for (const auto& record : parts_.jobs.list())
     if (record.state == jobs::State::running) status.running_jobs.push_back(record.id);
   for (const auto& open : parts_.endpoints.in_custody())

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "daemon/operations/eviction.h"
+#include "daemon/operations/handover.h"
 #include "daemon/operations/make.h"
 
 namespace ckptd::operations {
@@ -68,6 +70,16 @@ class Service final : public Operations {
   Result<std::string> answer_resident(const catalogue::View& there, const source::Source& source, bool keep,
                                       jobs::Handle& job);
 
+  // room.cpp: memory for a load, and what had to leave for it
+  struct Evicted {
+    weights::CheckpointId id;
+    std::string source_uri;
+  };
+  store::MakeRoom make_room(const api::LoadRequest& request, const weights::CheckpointId& id, const std::string& job,
+                            std::vector<Evicted>& evicted);
+  std::vector<Holder> holders() const;
+  std::vector<std::string> handover_notes() const;
+
   // updates.cpp
   struct Admitted {
     std::vector<EnginePush> pushes;
@@ -111,6 +123,7 @@ class Service final : public Operations {
 
   mutable std::mutex mutex_;
   std::map<std::string, std::string> updating_;  ///< engine -> job
+  mutable std::vector<Handover> handovers_;      ///< guarded by mutex_; those that are over are dropped when looked at
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
 };
 

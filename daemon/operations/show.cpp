@@ -36,6 +36,7 @@ proto::control::Version show(const catalogue::View& view) {
   version.leased_by = view.leased_by;
   version.error = view.error;
   version.since = view.since;
+  if (view.use > 0) version.last_use = view.last_use;
   return version;
 }
 

@@ -202,6 +202,7 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
   const auto start = Clock::now();
   const auto lease = CKPTD_TRY(parts_.catalogue.lease(id, job.id()));
   admitted.lease = {};  // the job's own lease names the job
+  parts_.catalogue.touch(id);
   UpdateJob shared(job, lease->manifest.tensor_bytes(), admitted.pushes);
 
   std::vector<Verdict> verdicts;
@@ -211,6 +212,7 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
     for (std::size_t i = 0; i < verdicts.size(); ++i)
       threads.emplace_back([&, i] { verdicts[i].report = push_to_engine(admitted.pushes[i], *lease, shared); });
   }
+  parts_.catalogue.touch(id);
   return judge(id, verdicts, std::chrono::duration<double>(Clock::now() - start).count());
 }
 

@@ -105,6 +105,20 @@ Result<DeviceStatus> parse_device(const json& value) {
   return device;
 }
 
+PrefaultInfo prefault_from(ObjectReader& status) {
+  PrefaultInfo prefault;
+  const auto* object = status.take("prefault");
+  if (object == nullptr) return prefault;
+  ObjectReader reader(*object, kReadingAnswer, "prefault");
+  reader.optional("policy", prefault.policy);
+  reader.optional("state", prefault.state);
+  reader.optional("ready_bytes", prefault.ready_bytes);
+  reader.optional("total_bytes", prefault.total_bytes);
+  reader.optional("why", prefault.why);
+  status.join(reader.finish());
+  return prefault;
+}
+
 Result<UpdatePreview::PerEngine> parse_per_engine(const json& value) {
   UpdatePreview::PerEngine engine;
   ObjectReader reader(value, kReadingAnswer);
@@ -171,6 +185,7 @@ Result<Version> parse_version(const json& value) {
   reader.optional("kept", version.kept);
   reader.optional("leased_by", version.leased_by);
   read_time(reader, "since", version.since);
+  read_time(reader, "last_use", version.last_use);
   if (const auto* error = reader.take("error")) version.error = parse_error({{"error", *error}});
   read_each(reader, "tensors", version.tensors, parse_tensor);
   CKPTD_TRY(reader.finish());
@@ -202,6 +217,8 @@ Result<Status> parse_status(const json& value) {
   reader.optional("pid", status.pid);
   read_time(reader, "started", status.started);
   reader.optional("not_ready", status.not_ready);
+  reader.optional("warnings", status.warnings);
+  status.prefault = prefault_from(reader);
   reader.optional("budget_bytes", status.budget_bytes);
   reader.optional("segment_bytes", status.segment_bytes);
   reader.optional("lent_bytes", status.lent_bytes);

@@ -38,6 +38,14 @@ json device_object(const DeviceStatus& device) {
   return {{"uuid", device.uuid}, {"kind", device.kind}, {"free_bytes", device.free_bytes}};
 }
 
+json prefault_object(const PrefaultInfo& prefault) {
+  return {{"policy", prefault.policy},
+          {"state", prefault.state},
+          {"ready_bytes", prefault.ready_bytes},
+          {"total_bytes", prefault.total_bytes},
+          {"why", prefault.why}};
+}
+
 json preview_object(const UpdatePreview::PerEngine& engine) {
   return {{"engine", engine.engine},
           {"fan_out", engine.fan_out},
@@ -96,6 +104,7 @@ json to_json(const Version& version) {
               {"kept", version.kept},
               {"leased_by", version.leased_by},
               {"since", show_time(version.since)}};
+  if (version.last_use) object["last_use"] = show_time(*version.last_use);
   if (version.error) object["error"] = error_object(*version.error);
   if (!version.tensors.empty()) object["tensors"] = array_of(version.tensors, tensor_object);
   return object;
@@ -115,6 +124,8 @@ json to_json(const Status& status) {
           {"started", show_time(status.started)},
           {"ready", status.ready},
           {"not_ready", status.not_ready},
+          {"warnings", status.warnings},
+          {"prefault", prefault_object(status.prefault)},
           {"budget_bytes", status.budget_bytes},
           {"segment_bytes", status.segment_bytes},
           {"lent_bytes", status.lent_bytes},

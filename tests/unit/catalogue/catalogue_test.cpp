@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "common/units.h"
-#include "tests/unit/store/fake_system_root.h"
+#include "tests/support/fake_system_root.h"
 
 using namespace ckptd;
 using namespace ckptd::catalogue;

@@ -9,7 +9,7 @@
 #include "daemon/prefetch/identify.h"
 #include "daemon/prefetch/prefetch.h"
 #include "tests/unit/prefetch/memory_source.h"
-#include "tests/unit/store/fake_system_root.h"
+#include "tests/support/fake_system_root.h"
 
 using namespace ckptd;
 using namespace ckptd::prefetch;

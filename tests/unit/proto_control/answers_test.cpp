@@ -159,6 +159,8 @@ TEST_CASE("engine, status and preview survive the journey") {
                 .started = kNoon,
                 .ready = false,
                 .not_ready = {"n@1 is loading"},
+                .warnings = {"n: no fallback"},
+                .prefault = {"background", "ended", 9, 10, "no memory"},
                 .budget_bytes = 1,
                 .segment_bytes = 2,
                 .lent_bytes = 3,
@@ -175,6 +177,7 @@ TEST_CASE("engine, status and preview survive the journey") {
   REQUIRE(status_again);
   CHECK(to_json(*status_again) == to_json(status));
   CHECK(status_again->devices[0].free_bytes == 8);
+  CHECK(status_again->prefault.why == "no memory");
 
   UpdatePreview preview{.checkpoint = "n@1",
                         .engines = {{.engine = "e",
