@@ -35,6 +35,8 @@ std::string show_store(const Status& status) {
     out += fmt::format(", {} NOT locked", show_bytes(taken - status.locked_bytes));
   if (status.huge_page_bytes > 0) out += fmt::format(", {} in huge pages", show_bytes(status.huge_page_bytes));
   out += fmt::format(", segments of {}", show_bytes(status.segment_bytes));
+  if (status.saved_bytes > 0)
+    out += fmt::format("\n{} saved, since versions share what they have in common", show_bytes(status.saved_bytes));
   if (status.prefault.state == "running")
     out += fmt::format("\nprefaulting: {} of {} ready", show_bytes(status.prefault.ready_bytes),
                        show_bytes(status.prefault.total_bytes));

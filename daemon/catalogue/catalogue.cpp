@@ -124,8 +124,15 @@ View view_of(const CheckpointId& id, const Entry& entry) {
   if (const auto* loading = std::get_if<Loading>(&entry.state)) view.job = loading->job;
   if (const auto* failed = std::get_if<Failed>(&entry.state)) view.error = failed->error;
   if (const auto* resident = std::get_if<Resident>(&entry.state)) {
-    view.store_bytes = resident->contents->memory.bytes();
-    for (const auto* segment : resident->contents->memory.segments()) view.segments.push_back(segment->number);
+    const auto& layout = resident->contents->layout;
+    view.alone_bytes = layout.segment_count() * layout.segment_bytes();
+    for (const auto& held : resident->contents->memory) {
+      const auto bytes = held.segment->memory.size();
+      const auto holders = held.segment.use_count();
+      view.segments.push_back({held.segment->number, bytes, static_cast<unsigned>(holders)});
+      view.store_bytes += bytes;
+      if (holders > 1) view.shared_bytes += bytes;
+    }
     for (const auto& [job, count] : resident->leases) view.leased_by.push_back(job);
   }
   if (entry.known) {
@@ -157,11 +164,21 @@ std::string_view name_of(State state) {
   return "unknown";
 }
 
+std::vector<Held> hold(store::Reservation memory, const weights::Layout& layout) {
+  std::vector<Held> held;
+  auto left = layout.total_bytes();
+  for (auto& segment : store::share(std::move(memory))) {
+    const auto filled = std::min<std::uint64_t>(left, segment->memory.size());
+    held.push_back({std::move(segment), filled});
+    left -= filled;
+  }
+  return held;
+}
+
 std::span<const std::byte> Contents::resting(std::uint64_t offset, std::uint64_t limit) const {
-  if (offset >= layout.total_bytes()) return {};
-  auto in_segment = offset % layout.segment_bytes();
-  auto bytes = std::min({limit, layout.total_bytes() - offset, layout.segment_bytes() - in_segment});
-  return memory.segments()[offset / layout.segment_bytes()]->memory.subspan(in_segment, bytes);
+  const auto place = layout.place(offset);
+  if (place.bytes == 0) return {};
+  return memory[place.segment].segment->memory.subspan(place.offset, std::min(limit, place.bytes));
 }
 
 // Memory is always given back outside the mutex: destroying a Reservation takes the store's lock, and a manifest of a
@@ -252,6 +269,14 @@ Result<Lease> Catalogue::lease(const CheckpointId& id, std::string job) {
   lease.claim_ = std::shared_ptr<void>(nullptr, std::move(end_claim));  // takes the mutex if it fails for memory
   lease.contents_ = std::shared_ptr<const Contents>(lease.claim_, contents);
   return lease;
+}
+
+std::vector<Lease> Catalogue::lease_all(const std::string& job) {
+  std::vector<Lease> leases;
+  for (const auto& view : list())
+    if (view.state == State::resident)
+      if (auto lease = this->lease(view.id, job)) leases.push_back(*std::move(lease));
+  return leases;
 }
 
 Result<> Catalogue::evict(const CheckpointId& id, bool forget) {

@@ -19,8 +19,13 @@ namespace ckptd::operations {
 
 /// A resident version and what speaks for it.
 struct Holder {
+  /// Becomes free when all its holders leave: versions, and loads that are about to share it.
+  struct Segment {
+    std::uint32_t number = 0;
+    unsigned holders = 1;
+  };
   weights::CheckpointId id;
-  std::vector<std::uint32_t> segments;  ///< a segment becomes free when all its holders leave
+  std::vector<Segment> segments;
   std::uint64_t use = 0;                ///< the smallest was used longest ago
   bool kept = false;
   std::vector<std::string> leased_by;   ///< jobs

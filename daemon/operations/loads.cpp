@@ -105,22 +105,24 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
                                  .memory = {}};
     const auto total = contents.layout.total_bytes();
     job.stage("reserving memory");
-    contents.memory = CKPTD_TRY(parts_.store.reserve(contents.layout.segment_count(), job.stop(),
-                                                     [&](std::uint64_t touched) {
-                                                       // Whole segments are touched, so the last may overshoot.
-                                                       job.progress(std::min(touched, total), total);
-                                                     },
-                                                     make_room(request, id, job.id(), evicted)));
+    auto memory = CKPTD_TRY(parts_.store.reserve(contents.layout.segment_count(), job.stop(),
+                                                 [&](std::uint64_t touched) {
+                                                   // Whole segments are touched, so the last may overshoot.
+                                                   job.progress(std::min(touched, total), total);
+                                                 },
+                                                 make_room(request, id, job.id(), evicted)));
     accepted();
     job.stage("reading");
     prefetch::Progress progress;
     auto result = [&] {
       Every teller(kTellInterval, [&] { job.progress(progress.read_bytes, total); });
-      return prefetch::fill(*source, contents.layout, contents.memory, options_.prefetch, progress, job.stop());
+      return prefetch::fill(*source, contents.layout, memory, options_.prefetch, progress, job.stop());
     }();
     if (!result) return result;
     contents.tensor_digests = result->tensor_digests;
+    contents.memory = catalogue::hold(std::move(memory), contents.layout);
     contents.identity = weights::identity_of(manifest, contents.tensor_digests);
+    CKPTD_TRY(fold(contents, job));
     CKPTD_TRY(parts_.catalogue.finish_load(id, std::move(contents)));
     return result;
   }();
@@ -144,6 +146,7 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
   result["already_resident"] = false;
   result["read_seconds"] = filled->seconds;
   result["seconds"] = seconds;
+  result["shared_bytes"] = view->shared_bytes;
   for (const auto& gone : evicted) result["evicted"].push_back(gone.id.show());
   return result.dump();
 }

@@ -1,9 +1,11 @@
-// Memory for a load: who leaves, and what status says of it.
+// Memory for a load: who leaves, what is held once, and what status says of it.
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "common/units.h"
+#include "daemon/catalogue/fold.h"
 #include "daemon/operations/service.h"
 
 namespace ckptd::operations {
@@ -15,6 +17,12 @@ std::vector<std::string> engines_of(const journal::Contents& journal, const std:
     if ((engine.target && engine.target->id == version) || (engine.serving && engine.serving->id == version))
       names.push_back(engine.name);
   return names;
+}
+
+std::vector<Holder::Segment> segments_of(const catalogue::View& view) {
+  std::vector<Holder::Segment> segments;
+  for (const auto& segment : view.segments) segments.push_back({segment.number, segment.holders});
+  return segments;
 }
 
 std::string show_unused_for(const catalogue::View& view) {
@@ -31,7 +39,7 @@ std::vector<Holder> Service::holders() const {
   std::vector<Holder> holders;
   for (const auto& view : views)
     if (view.state == catalogue::State::resident)
-      holders.push_back({view.id, view.segments, view.use, view.kept, view.leased_by,
+      holders.push_back({view.id, segments_of(view), view.use, view.kept, view.leased_by,
                          engines_of(journal, view.id.show())});
   return holders;
 }
@@ -41,6 +49,7 @@ store::MakeRoom Service::make_room(const api::LoadRequest& request, const weight
   return [this, &request, id, job, &evicted](std::uint64_t missing, const Error& refusal) -> Result<> {
     const Need need{id, missing, parts_.store.segment_bytes(), request.policy};
     for (int tries = 0;; ++tries) {
+      std::lock_guard nobody_compares(comparing_);
       const auto all = holders();
       const auto leaving = CKPTD_TRY(choose_who_leaves(need, all, refusal));
       std::vector<catalogue::Catalogue::Seen> seen;
@@ -68,6 +77,29 @@ store::MakeRoom Service::make_room(const api::LoadRequest& request, const weight
       return {};
     }
   };
+}
+
+Result<> Service::fold(catalogue::Contents& contents, jobs::Handle& job) {
+  const auto start = Clock::now();
+  job.stage("looking for what other versions have as well");
+  std::optional<catalogue::Fold> fold;
+  {
+    std::lock_guard lock(comparing_);
+    const auto leases = parts_.catalogue.lease_all(job.id());
+    std::vector<const catalogue::Contents*> resident;
+    for (const auto& lease : leases) resident.push_back(&*lease);
+    fold = catalogue::plan_fold(contents, resident);
+  }
+  if (!fold) return {};
+  job.stage("moving the rest together");
+  const auto shared_bytes = fold->shared_bytes, freed_segments = fold->freed_segments, moved_bytes = fold->own_bytes;
+  CKPTD_TRY(catalogue::carry_out(*std::move(fold), contents, job.stop()));
+  const auto seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  job.took({"fold", seconds, moved_bytes});
+  spdlog::info("{}: {} are held together with other versions, {} own moved together in {}: {} are free again", job.id(),
+               show_bytes(shared_bytes), show_bytes(moved_bytes), show_seconds(seconds),
+               show_bytes(freed_segments * parts_.store.segment_bytes()));
+  return {};
 }
 
 std::vector<std::string> Service::handover_notes() const {

@@ -78,6 +78,8 @@ class Service final : public Operations {
   store::MakeRoom make_room(const api::LoadRequest& request, const weights::CheckpointId& id, const std::string& job,
                             std::vector<Evicted>& evicted);
   std::vector<Holder> holders() const;
+  /// Lets the version share what others have as well, if that makes a segment free.
+  Result<> fold(catalogue::Contents& contents, jobs::Handle& job);
   std::vector<std::string> handover_notes() const;
 
   // updates.cpp
@@ -124,6 +126,9 @@ class Service final : public Operations {
   mutable std::mutex mutex_;
   std::map<std::string, std::string> updating_;  ///< engine -> job
   mutable std::vector<Handover> handovers_;      ///< guarded by mutex_; those that are over are dropped when looked at
+  /// Held while a load looks into the other versions, and while it is decided who leaves: the leases of the former, of
+  /// some milliseconds, shall not keep anybody here.
+  std::mutex comparing_;
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
 };
 

@@ -32,6 +32,7 @@ proto::control::Version show(const catalogue::View& view) {
   version.tensor_count = view.tensor_count;
   version.tensor_bytes = view.tensor_bytes;
   version.store_bytes = view.store_bytes;
+  version.shared_bytes = view.shared_bytes;
   version.kept = view.kept;
   version.leased_by = view.leased_by;
   version.error = view.error;

@@ -82,7 +82,7 @@ Result<Reservation> Store::reserve(std::uint64_t count, std::stop_token stop,
   return reservation;
 }
 
-void Store::take_back(std::vector<const Segment*> segments) noexcept { impl_->pool.take_back(segments); }
+void Store::take_back(std::span<const Segment* const> segments) noexcept { impl_->pool.take_back(segments); }
 std::uint64_t Store::trim() {
   impl_->prefault.end("a trim gave idle memory back");
   return impl_->pool.trim();
@@ -103,7 +103,22 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
 }
 
 Reservation::~Reservation() {
-  if (store_ != nullptr) store_->take_back(std::move(segments_));
+  if (store_ != nullptr) store_->take_back(segments_);
+}
+
+std::vector<SharedSegment> share(Reservation reservation) {
+  auto& lent = reservation.segments_;
+  std::vector<SharedSegment> shared(lent.size());
+  // From the end, so that at any moment each segment has exactly one owner; a shared_ptr that cannot be made gives back
+  // what it was made for.
+  while (!lent.empty()) {
+    const auto* segment = lent.back();
+    lent.pop_back();
+    shared[lent.size()] = SharedSegment(segment, [store = reservation.store_](const Segment* back) {
+      store->take_back({&back, 1});
+    });
+  }
+  return shared;
 }
 
 std::uint64_t Reservation::bytes() const {

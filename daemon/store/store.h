@@ -52,6 +52,10 @@ struct Segment {
   bool locked = false;
 };
 
+/// A lent segment with any number of holders; it goes back to the store when the last of them lets go. The store must
+/// outlive them all.
+using SharedSegment = std::shared_ptr<const Segment>;
+
 class Store;
 
 /// Segments on loan. Returns them to the store when destroyed; move only. The store must outlive it.
@@ -67,9 +71,13 @@ class Reservation {
 
  private:
   friend class Store;
+  friend std::vector<SharedSegment> share(Reservation reservation);
   Store* store_ = nullptr;
   std::vector<const Segment*> segments_;
 };
+
+/// Turns a loan into segments that go back one by one, in the same order.
+std::vector<SharedSegment> share(Reservation reservation);
 
 struct Usage {
   std::uint64_t budget_bytes = 0;
@@ -119,8 +127,9 @@ class Store {
 
  private:
   friend class Reservation;
+  friend std::vector<SharedSegment> share(Reservation reservation);
   Store();
-  void take_back(std::vector<const Segment*> segments) noexcept;
+  void take_back(std::span<const Segment* const> segments) noexcept;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

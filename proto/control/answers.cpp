@@ -182,6 +182,7 @@ Result<Version> parse_version(const json& value) {
   reader.optional("tensor_count", version.tensor_count);
   reader.optional("tensor_bytes", version.tensor_bytes);
   reader.optional("store_bytes", version.store_bytes);
+  reader.optional("shared_bytes", version.shared_bytes);
   reader.optional("kept", version.kept);
   reader.optional("leased_by", version.leased_by);
   read_time(reader, "since", version.since);
@@ -227,6 +228,7 @@ Result<Status> parse_status(const json& value) {
   reader.optional("huge_page_bytes", status.huge_page_bytes);
   reader.optional("lock", status.lock);
   reader.optional("versions_resident", status.versions_resident);
+  reader.optional("saved_bytes", status.saved_bytes);
   read_each(reader, "devices", status.devices, parse_device);
   read_each(reader, "engines", status.engines, parse_engine);
   reader.optional("running_jobs", status.running_jobs);

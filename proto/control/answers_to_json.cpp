@@ -101,6 +101,7 @@ json to_json(const Version& version) {
               {"tensor_count", version.tensor_count},
               {"tensor_bytes", version.tensor_bytes},
               {"store_bytes", version.store_bytes},
+              {"shared_bytes", version.shared_bytes},
               {"kept", version.kept},
               {"leased_by", version.leased_by},
               {"since", show_time(version.since)}};
@@ -134,6 +135,7 @@ json to_json(const Status& status) {
           {"huge_page_bytes", status.huge_page_bytes},
           {"lock", status.lock},
           {"versions_resident", status.versions_resident},
+          {"saved_bytes", status.saved_bytes},
           {"devices", array_of(status.devices, device_object)},
           {"engines", array_of<Engine>(status.engines, to_json)},
           {"running_jobs", status.running_jobs},

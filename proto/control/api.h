@@ -91,6 +91,7 @@ struct Version {
   std::string state;  ///< loading, resident, failed, evicted
   std::string source_uri, job, identity, schema;
   std::uint64_t tensor_count = 0, tensor_bytes = 0, store_bytes = 0;
+  std::uint64_t shared_bytes = 0;  ///< of store_bytes: segments that other versions hold as well
   bool kept = false;
   std::vector<std::string> leased_by;
   std::optional<Error> error;
@@ -133,6 +134,7 @@ struct Status {
                 huge_page_bytes = 0;
   std::string lock;  ///< required, try, off
   std::uint64_t versions_resident = 0;
+  std::uint64_t saved_bytes = 0;  ///< that versions would hold more if they shared nothing
   std::vector<DeviceStatus> devices;
   std::vector<Engine> engines;
   std::vector<std::string> running_jobs;

@@ -1,6 +1,10 @@
 """How versions share the store's memory: prefaulting, who leaves for a load, handing over, cancelled loads."""
 
+import os
+import shutil
+
 import harness
+from harness import checkpoints
 
 
 class Prefault(harness.Case):
@@ -126,6 +130,66 @@ class Room(harness.Case):
                 daemon.must("evict", "m@1")
         daemon.load("m@1", source)
         self.assertEqual(self.state(daemon, "1"), "resident")
+
+
+class Shared(harness.Case):
+    """Same bytes are held once, and every version keeps its own."""
+
+    def partly(self, source, name):
+        """The same checkpoint, with other bytes near the end of its last shard."""
+        shutil.copytree(source, self.path(name))
+        last = checkpoints.files_of(self.path(name))[-1]
+        with open(last, "r+b") as file:
+            file.seek(-50_000, os.SEEK_END)
+            file.write(os.urandom(40_000))
+        return self.path(name)
+
+    def status(self, daemon):
+        return daemon.http("GET", "/v1/status")[1]
+
+    def test_another_name_costs_nothing_and_each_may_leave(self):
+        daemon, engine, source = self.serving(checkpoint=self.llama(megabytes=60), devices=("HOST-0",))
+        alone = self.status(daemon)["lent_bytes"]
+        job = daemon.load("m@same", source)
+        status = self.status(daemon)
+        self.assertEqual(status["lent_bytes"], alone)
+        self.assertEqual(status["saved_bytes"], alone)
+        self.assertEqual(job["result"]["shared_bytes"], alone)
+        self.assertEqual(daemon.version("m", "same")[1]["identity"], daemon.version("m", "1")[1]["identity"])
+        self.assertIn("saved", daemon.must("status", json_output=False).stdout)
+        self.assertIn("shared with other versions", daemon.must("show", "m@1", json_output=False).stdout)
+        daemon.must("evict", "m@1")
+        daemon.load("m@filler", self.llama("filler", megabytes=60, seed=9))
+        daemon.must("update", "m@same")
+        self.assert_holds(engine, source)
+        daemon.must("evict", "m@same")
+        daemon.must("evict", "m@filler")
+        self.assertEqual(self.status(daemon)["lent_bytes"], 0)
+
+    def test_versions_that_differ_in_part(self):
+        daemon, engine, source = self.serving(checkpoint=self.llama(megabytes=60), devices=("HOST-0", "HOST-1"))
+        alone = self.status(daemon)["lent_bytes"]
+        sources = {"1": source, "2": self.partly(source, "two"), "3": self.partly(source, "three")}
+        for version in "23":
+            daemon.load(f"m@{version}", sources[version])
+        self.assertLess(self.status(daemon)["lent_bytes"], 2 * alone)
+        self.assertGreater(self.status(daemon)["saved_bytes"], 0)
+        for version in "321":
+            daemon.must("update", f"m@{version}")
+            self.assert_holds(engine, sources[version])
+        daemon.must("evict", "m@1")
+        daemon.load("other@1", self.llama("filler", megabytes=60, seed=9))
+        for version in "23":
+            daemon.must("update", f"m@{version}")
+            self.assert_holds(engine, sources[version])
+
+    def test_what_is_shared_lets_a_third_version_fit(self):
+        source = self.llama(megabytes=80)
+        daemon = self.daemon({"store": {"budget": "200MiB"}})
+        daemon.load("m@1", source)
+        for version in "234":
+            job = daemon.load(f"m@{version}", self.partly(source, version))
+            self.assertEqual(job["result"]["evicted"], [])
 
 
 if __name__ == "__main__":

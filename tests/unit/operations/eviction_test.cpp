@@ -29,7 +29,7 @@ std::vector<Holder> holders_of(const std::vector<Row>& rows) {
     if (row.claim.contains("leased")) holder.leased_by = {"update-7"};
     if (row.claim.contains("engine")) holder.engines = {"sglang-0"};
     if (row.claim.contains("other")) holder.id.name = "other";
-    for (unsigned s = 0; s < row.segments; ++s) holder.segments.push_back(next++);
+    for (unsigned s = 0; s < row.segments; ++s) holder.segments.push_back({next++});
     holders.push_back(std::move(holder));
   }
   return holders;
@@ -83,9 +83,9 @@ TEST_CASE("who leaves, and in which order") {
 
 TEST_CASE("a segment is free when all its holders have left") {
   auto holders = holders_of({{1, 0}, {2, 0}, {3, 0}});
-  holders[0].segments = {1, 2};
-  holders[1].segments = {2, 3};
-  holders[2].segments = {9};
+  holders[0].segments = {{1}, {2, 2}};
+  holders[1].segments = {{2, 2}, {3}};
+  holders[2].segments = {{9}, {10, 2}};  // 10 is held by a load as well
   CHECK(decide(1, holders) == "0");   // 1
   CHECK(decide(2, holders) == "01");  // 1, 2, 3
   CHECK(decide(3, holders) == "01");

@@ -166,6 +166,62 @@ TEST_CASE("a load that ends early, at whatever stage, gives all its memory back 
   REQUIRE(house.operations->load({"m", "large", uri, false, ""}));
 }
 
+TEST_CASE("versions that share bytes come and go at once, and each keeps its own") {
+  House house(9 * kSegment);
+  const auto seed = std::random_device{}();
+  INFO("seed " << seed);
+  std::vector<std::string> uris;
+  for (std::uint64_t i = 0; i < 4; ++i) {  // three large tensors of four are everybody's
+    std::vector<tests::TestTensor> tensors;
+    for (std::uint64_t t = 0; t < 4; ++t)
+      tensors.push_back(tests::random_tensor(fmt::format("t{}", t), "U8", {3 << 19}, t == i ? 100 + i : t));
+    tests::write_checkpoint(house.folder / fmt::format("s{}", i), {tensors}, false);
+    uris.push_back("file://" + (house.folder / fmt::format("s{}", i)).string());
+  }
+  std::atomic<int> torn = 0, checked = 0;
+  auto check = [&](const weights::CheckpointId& id) {
+    auto lease = house.catalogue->lease(id, "a check");
+    if (!lease) return;
+    const auto& contents = **lease;
+    for (std::size_t i = 0; i < contents.manifest.tensors.size(); ++i) {
+      const auto& extent = contents.manifest.tensors[i].extent;
+      weights::DigestStream stream;
+      for (std::uint64_t done = 0; done < extent.bytes;) {
+        const auto part = contents.resting(contents.layout.resting_offset(extent) + done, extent.bytes - done);
+        if (part.empty()) break;
+        stream.add(part);
+        done += part.size();
+      }
+      const auto piece = stream.finish();  // below 4 MiB there is one
+      torn += weights::combine_pieces({&piece, 1}) != contents.tensor_digests[i];
+    }
+    ++checked;
+  };
+  auto work = [&](unsigned number) {
+    std::mt19937 random(seed + number);
+    for (int round = 0; round < 15; ++round) {
+      const auto which = random() % uris.size();
+      const auto version = fmt::format("{}-{}", which, random() % 2);
+      if (auto job = house.operations->load({"m", version, uris[which], false, ""}))
+        (void)house.operations->wait_job(job->id, Deadline::in(20s));
+      check({"m", version});
+      if (random() % 3 == 0) (void)house.operations->evict("m", version, false);
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (unsigned i = 0; i < 3; ++i) threads.emplace_back(work, i);
+  }
+  CHECK(torn == 0);
+  CHECK(checked > 0);
+  std::set<std::uint32_t> held;
+  for (const auto& view : house.catalogue->list())
+    for (const auto& segment : view.segments) held.insert(segment.number);
+  CHECK(house.store->usage().lent_bytes == held.size() * kSegment);
+  for (const auto& view : house.catalogue->list()) (void)house.catalogue->evict(view.id, true);
+  CHECK(house.store->usage().lent_bytes == 0);
+}
+
 TEST_CASE("loads, updates and evictions at once: nothing that is leased leaves") {
   House house(3 * kSegment);
   const auto seed = std::random_device{}();
