@@ -1,9 +1,9 @@
 // Knows each version and its one state: loading, resident, failed or evicted; its leases and its last use.
 //
 // State is ownership: only a resident entry contains memory, and versions with equal tensors may hold segments together
-// (fold.h). A running job holds a counted Lease; the bytes stay until
-// the last lease ends, and evicting a leased version answers busy and names the jobs. An identity outlives eviction:
-// the bytes of a version never change, so a later load of other bytes under the same id is refused.
+// (fold.h). A running job holds a counted Lease; the bytes stay until the last lease ends, and evicting a leased version
+// answers busy and names the jobs. An identity outlives eviction: the bytes of a version never change, so a later load of
+// other bytes under the same id is refused.
 // All functions are safe from any thread and never block; the order of calls is the business of operations/.
 #pragma once
 
