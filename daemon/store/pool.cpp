@@ -93,18 +93,18 @@ Usage Pool::usage() const {
   for (const auto& [number, slot] : slots_) {
     if (slot.use == Use::lent) usage.lent_bytes += segment_bytes_;
     if (slot.use == Use::idle) usage.idle_bytes += segment_bytes_;
-    if (slot.segment && slot.use != Use::ahead) usage.ready_bytes += segment_bytes_;
-    if (slot.segment && slot.segment->description().locked) usage.locked_bytes += segment_bytes_;
-    if (slot.segment && slot.segment->description().huge_pages) usage.huge_page_bytes += segment_bytes_;
+    if (!slot.segment || slot.use == Use::ahead) continue;  // whose description is still being written
+    usage.ready_bytes += segment_bytes_;
+    if (slot.segment->description().locked) usage.locked_bytes += segment_bytes_;
+    if (slot.segment->description().huge_pages) usage.huge_page_bytes += segment_bytes_;
   }
   return usage;
 }
 
 std::uint64_t Pool::in_use() const {
-  return static_cast<std::uint64_t>(
-      std::ranges::count_if(slots_, [](const auto& entry) {
-        return entry.second.use == Use::lent || entry.second.use == Use::leaving;
-      }));
+  return static_cast<std::uint64_t>(std::ranges::count_if(slots_, [](const auto& entry) {
+    return entry.second.use == Use::lent || entry.second.use == Use::leaving;
+  }));
 }
 
 std::uint64_t Pool::huge_segments_possible() const {

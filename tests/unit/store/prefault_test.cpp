@@ -28,7 +28,7 @@ struct Setup {
 
   void start(std::uint64_t segments, std::uint64_t segment_bytes, PrefaultPolicy policy) {
     auto created = Store::create({.budget_bytes = segments * segment_bytes, .segment_bytes = segment_bytes,
-                                  .lock = LockPolicy::off, .prefault = policy, .system_root = root.path()},
+                                  .lock = LockPolicy::try_, .prefault = policy, .system_root = root.path()},
                                  {&device});
     REQUIRE(created);
     store = std::move(*created);
