@@ -27,7 +27,7 @@ ckptctl(1) lists the exit codes.)";
 /// Everything that options write into, before it is a Command. One command is chosen, so members may be shared.
 struct Typed {
   std::string socket, checkpoint, directory, idempotency_key, bucket_size, name, id, subject, serving, output, html;
-  std::string timeout = "30s";
+  std::string timeout = "30s", policy = "availability";
   std::vector<std::string> engines;
   api::EngineRequest engine;
   bool json = false, keep = false, detach = false, dry_run = false, force = false, keep_cache = false, tensors = false,
@@ -53,7 +53,16 @@ Result<CheckpointName> split_checkpoint(const std::string& text) {
 Result<Command> finish_load(const Typed& typed) {
   auto checkpoint = CKPTD_TRY(split_checkpoint(typed.checkpoint));
   auto uri = CKPTD_TRY(source_uri(typed.directory));
-  return Load{{checkpoint.name, checkpoint.version, uri, typed.keep, typed.idempotency_key}, typed.detach};
+  auto policy = api::load_policy_named(typed.policy);
+  if (!policy)
+    return fail(ErrorKind::invalid_argument, "'{}' is no policy of a load: write availability or resource", typed.policy);
+  return Load{{.name = checkpoint.name,
+               .version = checkpoint.version,
+               .source_uri = uri,
+               .keep = typed.keep,
+               .idempotency_key = typed.idempotency_key,
+               .policy = *policy},
+              typed.detach};
 }
 
 Result<Command> finish_update(const Typed& typed) {
@@ -113,6 +122,9 @@ void add_load_and_update(CLI::App& app, Typed& typed) {
              load->add_option("directory", typed.directory, "a directory of safetensors files, or a URI"))
       ->required();
   load->add_flag("--keep", typed.keep, "never evict it to make room");
+  load->add_option("--policy", typed.policy,
+                   "what may leave for it: availability spares what engines have, resource gives NAME's over")
+      ->capture_default_str();
   add_start_of_job(load, typed);
   on_finish(load, typed, finish_load);
 

@@ -35,7 +35,13 @@ std::string show_store(const Status& status) {
   if (status.locked_bytes < taken && status.lock != "off")
     out += fmt::format(", {} NOT locked", show_bytes(taken - status.locked_bytes));
   if (status.huge_page_bytes > 0) out += fmt::format(", {} in huge pages", show_bytes(status.huge_page_bytes));
-  return out + fmt::format(", segments of {}", show_bytes(status.segment_bytes));
+  out += fmt::format(", segments of {}", show_bytes(status.segment_bytes));
+  if (status.saved_bytes > 0)
+    out += fmt::format("\n{} saved, since versions share what they have in common", show_bytes(status.saved_bytes));
+  if (status.prefault.state == "running")
+    out += fmt::format("\nprefaulting: {} of {} ready", show_bytes(status.prefault.ready_bytes),
+                       show_bytes(status.prefault.total_bytes));
+  return out;
 }
 
 std::string show_device(const DeviceStatus& device) {
@@ -111,6 +117,7 @@ std::string show_status(const Status& status, const View& view) {
       {"peaks", show_hash_peak(status, view)},
       {"engines", lines(engines, "none known (ckptctl engine add)")},
       {"jobs", show_running(status)},
+      {"warnings", lines(status.warnings, "")},
       {"custody", show_custody(status)},
   });
 }

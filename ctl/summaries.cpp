@@ -50,7 +50,10 @@ std::string summary_of_load(const Job& job, const json& result) {
     line += fmt::format(" (read at {})", show_rate(*bytes, *reading));
   auto identity = text_in(result, "identity");
   if (!identity.empty()) line += ", identity " + identity;
-  return line + "\n";
+  line += "\n";
+  for (const auto& gone : list_in(result, "evicted"))
+    if (gone.is_string()) line += fmt::format("  {} left to make room\n", printable(gone.get<std::string>()));
+  return line;
 }
 
 std::string summary_of_engine(const json& engine) {

@@ -29,9 +29,9 @@ Result<std::vector<std::unique_ptr<device::Device>>> make_devices(const config::
 }
 
 Result<std::unique_ptr<fleet::Engine>> make_engine(const std::string& kind, const std::string& name,
-                                                   const std::string& endpoint) {
+                                                   const std::string& endpoint, std::chrono::milliseconds connect) {
   auto where = CKPTD_TRY(http::Endpoint::parse(endpoint));
-  if (kind == "sglang") return fleet::sglang::make_engine(name, std::move(where));
+  if (kind == "sglang") return fleet::sglang::make_engine(name, std::move(where), connect);
   std::string known;
   for (const auto& each : fleet::known_kinds()) known += (known.empty() ? "" : ", ") + each;
   return fail(ErrorKind::invalid_argument, "'{}' is not a kind of engine that this build speaks to; it knows: {}", kind,
@@ -45,6 +45,15 @@ store::LockPolicy policy_of(config::Lock lock) {
     case config::Lock::off: break;
   }
   return store::LockPolicy::off;
+}
+
+store::PrefaultPolicy policy_of(config::Prefault prefault) {
+  switch (prefault) {
+    case config::Prefault::background: return store::PrefaultPolicy::background;
+    case config::Prefault::before_ready: return store::PrefaultPolicy::before_ready;
+    case config::Prefault::off: break;
+  }
+  return store::PrefaultPolicy::off;
 }
 
 std::string name_of(config::Lock lock) {
@@ -88,6 +97,10 @@ operations::Options operations_options(const config::Config& config) {
   options.deadlines = {config.connect_timeout, config.reload_timeout, config.release_timeout, config.finish_timeout,
                        config.upload_timeout};
   options.engine_timeout = config.engine_timeout;
+  options.ping_timeout = config.ping_timeout;
+  options.answer_grace = config.answer_grace;
+  options.rank_grace = config.rank_grace;
+  options.load_answer = config.load_answer;
   options.bucket_bytes = config.bucket_bytes;
   options.arena_bytes = config.arena_bytes;
   options.keep_arena = config.keep_arena;
@@ -140,18 +153,31 @@ class Running final : public Assembly {
     store_ = CKPTD_TRY(store::Store::create({.budget_bytes = config_.store_budget_bytes,
                                              .segment_bytes = config_.segment_bytes,
                                              .lock = policy_of(config_.lock),
-                                             .huge_pages = config_.huge_pages},
+                                             .huge_pages = config_.huge_pages,
+                                             .prefault = policy_of(config_.prefault)},
                                             devices));
     catalogue_ = std::make_unique<catalogue::Catalogue>();
     endpoints_ = CKPTD_TRY(ranks::checkpoint_engine::make_endpoints(
         {config_.runtime_dir / "r", config_.rank_group, config_.custody}));
     operations_ = operations::make_operations(
-        {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices, collective::local::make_group, make_engine,
-         *peaks_, [this] { return reread(); }},
+        {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices,
+         [grace = config_.spread_grace](const auto& members, const auto& names) {
+           return collective::local::make_group_with(grace, members, names);
+         },
+         [connect = config_.engine_connect_timeout](const auto& kind, const auto& name, const auto& endpoint) {
+           return make_engine(kind, name, endpoint, connect);
+         }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
     server_ = CKPTD_TRY(control::Server::start(
-        {.socket = config_.runtime_dir / "control.sock", .group = config_.control_group}, *operations_));
+        {.socket = config_.runtime_dir / "control.sock",
+         .group = config_.control_group,
+         .read_timeout = config_.control_read_timeout,
+         .handler_timeout = config_.control_handler_timeout,
+         .write_timeout = config_.control_write_timeout,
+         .drain_timeout = config_.control_drain,
+         .bind_timeout = config_.control_bind_timeout},
+        *operations_));
     return {};
   }
 

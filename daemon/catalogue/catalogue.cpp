@@ -37,11 +37,21 @@ struct Entry {
   bool kept = false;
   std::optional<Known> known;
   std::chrono::system_clock::time_point since;
+  std::uint64_t use = 0;  ///< 0: never
+  std::chrono::system_clock::time_point last_use;
 
   template <class NewState>
   void become(NewState next) {
     state = std::move(next);
     since = std::chrono::system_clock::now();
+  }
+
+  /// Resident becomes evicted; the memory is in what is returned.
+  auto leave() {
+    auto old = std::move(state);
+    become(Evicted{});
+    kept = false;
+    return old;
   }
 };
 
@@ -108,11 +118,21 @@ View view_of(const CheckpointId& id, const Entry& entry) {
   view.source_uri = entry.source_uri;
   view.kept = entry.kept;
   view.since = entry.since;
+  view.use = entry.use;
+  view.last_use = entry.last_use;
   view.state = static_cast<State>(entry.state.index());
   if (const auto* loading = std::get_if<Loading>(&entry.state)) view.job = loading->job;
   if (const auto* failed = std::get_if<Failed>(&entry.state)) view.error = failed->error;
   if (const auto* resident = std::get_if<Resident>(&entry.state)) {
-    view.store_bytes = resident->contents->memory.bytes();
+    const auto& layout = resident->contents->layout;
+    view.alone_bytes = layout.segment_count() * layout.segment_bytes();
+    for (const auto& held : resident->contents->memory) {
+      const auto bytes = held.segment->memory.size();
+      const auto holders = held.segment.use_count();
+      view.segments.push_back({held.segment->number, bytes, static_cast<unsigned>(holders)});
+      view.store_bytes += bytes;
+      if (holders > 1) view.shared_bytes += bytes;
+    }
     for (const auto& [job, count] : resident->leases) view.leased_by.push_back(job);
   }
   if (entry.known) {
@@ -144,11 +164,21 @@ std::string_view name_of(State state) {
   return "unknown";
 }
 
+std::vector<Held> hold(store::Reservation memory, const weights::Layout& layout) {
+  std::vector<Held> held;
+  auto left = layout.total_bytes();
+  for (auto& segment : store::share(std::move(memory))) {
+    const auto filled = std::min<std::uint64_t>(left, segment->memory.size());
+    held.push_back({std::move(segment), filled});
+    left -= filled;
+  }
+  return held;
+}
+
 std::span<const std::byte> Contents::resting(std::uint64_t offset, std::uint64_t limit) const {
-  if (offset >= layout.total_bytes()) return {};
-  auto in_segment = offset % layout.segment_bytes();
-  auto bytes = std::min({limit, layout.total_bytes() - offset, layout.segment_bytes() - in_segment});
-  return memory.segments()[offset / layout.segment_bytes()]->memory.subspan(in_segment, bytes);
+  const auto place = layout.place(offset);
+  if (place.bytes == 0) return {};
+  return memory[place.segment].segment->memory.subspan(place.offset, std::min(limit, place.bytes));
 }
 
 // Memory is always given back outside the mutex: destroying a Reservation takes the store's lock, and a manifest of a
@@ -156,6 +186,12 @@ std::span<const std::byte> Contents::resting(std::uint64_t offset, std::uint64_t
 struct Catalogue::Impl {
   mutable std::mutex mutex;
   std::map<CheckpointId, Entry> entries;
+  std::uint64_t uses = 0;
+
+  void use(Entry& entry) {
+    entry.use = ++uses;
+    entry.last_use = std::chrono::system_clock::now();
+  }
 
   Entry* find(const CheckpointId& id) {
     auto found = entries.find(id);
@@ -205,6 +241,7 @@ Result<> Catalogue::finish_load(const CheckpointId& id, Contents contents) {
   }
   entry->known = std::move(known);
   entry->become(Resident{std::move(owned), {}});
+  impl_->use(*entry);
   return {};
 }
 
@@ -234,21 +271,43 @@ Result<Lease> Catalogue::lease(const CheckpointId& id, std::string job) {
   return lease;
 }
 
+std::vector<Lease> Catalogue::lease_all(const std::string& job) {
+  std::vector<Lease> leases;
+  for (const auto& view : list())
+    if (view.state == State::resident)
+      if (auto lease = this->lease(view.id, job)) leases.push_back(*std::move(lease));
+  return leases;
+}
+
 Result<> Catalogue::evict(const CheckpointId& id, bool forget) {
   Entry old;  // outlives the lock, so that memory is given back after it and before the answer
   std::scoped_lock lock(impl_->mutex);
   auto* entry = impl_->find(id);
   if (entry == nullptr) return unknown(id);
   CKPTD_TRY(check_evictable(id, *entry, forget));
-  if (std::holds_alternative<Resident>(entry->state)) {
-    old.state = std::move(entry->state);
-    entry->become(Evicted{});
-    entry->kept = false;
-  }
+  if (std::holds_alternative<Resident>(entry->state)) old.state = entry->leave();
   if (forget) {
     std::swap(old.known, entry->known);
     impl_->entries.erase(id);
   }
+  return {};
+}
+
+void Catalogue::touch(const CheckpointId& id) {
+  std::scoped_lock lock(impl_->mutex);
+  if (auto* entry = impl_->find(id)) impl_->use(*entry);
+}
+
+Result<> Catalogue::evict_unused(std::span<const Seen> versions) {
+  std::vector<AllStates> old;  // outlives the lock, as above
+  std::scoped_lock lock(impl_->mutex);
+  for (const auto& seen : versions) {
+    auto* entry = impl_->find(seen.id);
+    if (entry == nullptr || !std::holds_alternative<Resident>(entry->state) || entry->use != seen.use)
+      return fail(ErrorKind::busy, "{} was used or left meanwhile", seen.id.show());
+    CKPTD_TRY(check_evictable(seen.id, *entry, false));
+  }
+  for (const auto& seen : versions) old.push_back(impl_->find(seen.id)->leave());
   return {};
 }
 

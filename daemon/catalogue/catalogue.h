@@ -1,8 +1,9 @@
-// Knows each version and its one state: loading, resident or failed; and the leases on it.
+// Knows each version and its one state: loading, resident, failed or evicted; its leases and its last use.
 //
-// State is ownership: only a resident entry contains memory. A running job holds a counted Lease; the bytes stay until
-// the last lease ends, and evicting a leased version answers busy and names the jobs. An identity outlives eviction:
-// the bytes of a version never change, so a later load of other bytes under the same id is refused.
+// State is ownership: only a resident entry contains memory, and versions with equal tensors may hold segments together
+// (fold.h). A running job holds a counted Lease; the bytes stay until the last lease ends, and evicting a leased version
+// answers busy and names the jobs. An identity outlives eviction: the bytes of a version never change, so a later load of
+// other bytes under the same id is refused.
 // All functions are safe from any thread and never block; the order of calls is the business of operations/.
 #pragma once
 
@@ -23,6 +24,15 @@
 
 namespace ckptd::catalogue {
 
+/// A segment in which a version has bytes, maybe beside others.
+struct Held {
+  store::SharedSegment segment;
+  std::uint64_t filled_bytes = 0;  ///< that its first holder had in it
+};
+
+/// Segments that were just filled along `layout`, which is not folded.
+std::vector<Held> hold(store::Reservation memory, const weights::Layout& layout);
+
 /// What a load produced. Immutable once resident.
 struct Contents {
   weights::Manifest manifest;
@@ -32,9 +42,9 @@ struct Contents {
   weights::Digest identity;
   weights::Digest source_stamp;
   std::string source_uri;
-  store::Reservation memory;
+  std::vector<Held> memory;  ///< the layout's segments
 
-  /// The bytes of the resting space from `offset` that lie in one segment, at most `limit`.
+  /// The bytes of the resting space from `offset` that lie together, at most `limit`.
   std::span<const std::byte> resting(std::uint64_t offset, std::uint64_t limit) const;
 };
 
@@ -56,6 +66,12 @@ class Lease {
   std::shared_ptr<void> claim_;  ///< its deleter removes the holder from the entry
 };
 
+struct SegmentUse {
+  std::uint32_t number = 0;
+  std::uint64_t bytes = 0;
+  unsigned holders = 1;  ///< versions, and loads that are about to be
+};
+
 enum class State { loading, resident, failed, evicted };
 std::string_view name_of(State state);
 
@@ -69,6 +85,11 @@ struct View {
   bool kept = false;
   std::vector<std::string> leased_by;         ///< jobs
   std::uint64_t tensor_count = 0, tensor_bytes = 0, store_bytes = 0;
+  std::uint64_t shared_bytes = 0;              ///< of store_bytes: segments that another version holds as well
+  std::uint64_t alone_bytes = 0;               ///< what it would hold if it shared nothing
+  std::vector<SegmentUse> segments;            ///< resident: what it holds
+  std::uint64_t use = 0;                       ///< number of its last use; counts up over all versions
+  std::chrono::system_clock::time_point last_use;
   std::string identity, schema, source_stamp;  ///< hexadecimal, empty while unknown
   std::chrono::system_clock::time_point since;  ///< of this state
 };
@@ -87,6 +108,9 @@ class Catalogue {
   Result<> finish_load(const weights::CheckpointId& id, Contents contents);
   void fail_load(const weights::CheckpointId& id, Error error);
 
+  /// Claims on all versions that are resident now, for a job that compares its own with them.
+  std::vector<Lease> lease_all(const std::string& job);
+
   /// A claim for `job`. not_found, or unavailable while loading, or the load's own error when it failed.
   Result<Lease> lease(const weights::CheckpointId& id, std::string job);
 
@@ -94,6 +118,17 @@ class Catalogue {
   /// a failed or evicted entry is simply forgotten with `forget`, which also drops the identity.
   Result<> evict(const weights::CheckpointId& id, bool forget);
   Result<> set_kept(const weights::CheckpointId& id, bool kept);
+
+  /// Notes that `id` was used just now, as a load that ends does. Whoever only looks is no use.
+  void touch(const weights::CheckpointId& id);
+
+  /// Evicts all of these or none: busy when one of them is not resident, is leased or kept, or was used since it was
+  /// seen.
+  struct Seen {
+    weights::CheckpointId id;
+    std::uint64_t use = 0;
+  };
+  Result<> evict_unused(std::span<const Seen> versions);
 
   std::optional<View> view(const weights::CheckpointId& id) const;
   std::vector<View> list() const;  ///< in the order of ids

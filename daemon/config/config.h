@@ -17,6 +17,7 @@ namespace ckptd::config {
 
 enum class DeviceKind { host, cuda, automatic };
 enum class Lock { required, try_, off };
+enum class Prefault { off, background, before_ready };
 enum class FanOut { automatic, independent, broadcast };
 enum class IoPriority { none, best_effort, idle };
 
@@ -47,6 +48,7 @@ struct Config {
   std::uint64_t segment_bytes = 0;       ///< 0: from the budget
   Lock lock = Lock::required;
   bool huge_pages = true;
+  Prefault prefault = Prefault::background;
 
   std::vector<std::filesystem::path> source_roots;
   unsigned prefetch_readers = 0, prefetch_hashers = 0;  ///< 0: from the number of processors
@@ -66,6 +68,11 @@ struct Config {
   std::chrono::milliseconds load_no_progress{60'000};
   std::chrono::milliseconds connect_timeout{300'000}, reload_timeout{120'000}, release_timeout{60'000},
       finish_timeout{600'000}, upload_timeout{60'000}, engine_timeout{1'800'000};
+  std::chrono::milliseconds engine_connect_timeout{5'000}, ping_timeout{5'000}, answer_grace{10'000},
+      rank_grace{500}, spread_grace{5'000};
+  std::chrono::milliseconds load_answer{2'000};
+  std::chrono::milliseconds control_read_timeout{30'000}, control_handler_timeout{60'000},
+      control_write_timeout{30'000}, control_drain{1'000}, control_bind_timeout{5'000};
   std::chrono::milliseconds custody{1'800'000};  ///< how long a failed session's endpoint stays bound for its rank
   std::chrono::milliseconds shutdown{8'000};     ///< how long an orderly end waits for ranks
 

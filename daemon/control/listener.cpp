@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common/deadline.h"
+#include "common/units.h"
 
 namespace ckptd::control {
 namespace {
@@ -54,16 +55,16 @@ const sockaddr* generic(const sockaddr_un& address) {
 
 /// Two daemons that start at once would both find the same stale file, and the slower one would remove the socket of
 /// the faster one. A lock on the directory holds one of them back, and leaves nothing behind.
-Result<UniqueFd> lock_directory(const std::filesystem::path& directory) {
+Result<UniqueFd> lock_directory(const std::filesystem::path& directory, std::chrono::milliseconds timeout) {
   UniqueFd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd) return failed("open the control socket's directory", directory);
-  auto deadline = Deadline::in(std::chrono::seconds(5));
+  auto deadline = Deadline::in(timeout);
   while (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == ENOLCK || errno == EOPNOTSUPP || errno == EINVAL) break;  // a file system without locks
     if (errno != EWOULDBLOCK && errno != EINTR) return failed("lock the directory", directory);
     if (deadline.passed())
-      return fail(ErrorKind::busy, "another program has kept {} locked for 5 s; is a second ckptd starting there?",
-                  directory.native());
+      return fail(ErrorKind::busy, "another program has kept {} locked for {}; is a second ckptd starting there?",
+                  directory.native(), show_seconds(std::chrono::duration<double>(timeout).count()));
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   return fd;
@@ -126,9 +127,10 @@ Result<> give_to_group(const std::filesystem::path& path, const std::string& gro
 
 }  // namespace
 
-Result<Listener> Listener::create(const std::filesystem::path& path, const std::string& group) {
+Result<Listener> Listener::create(const std::filesystem::path& path, const std::string& group,
+                                  std::chrono::milliseconds bind_timeout) {
   auto address = CKPTD_TRY(address_of(path));
-  auto lock = CKPTD_TRY(lock_directory(path.has_parent_path() ? path.parent_path() : "."));
+  auto lock = CKPTD_TRY(lock_directory(path.has_parent_path() ? path.parent_path() : ".", bind_timeout));
   CKPTD_TRY(clear(path, address));
   auto fd = CKPTD_TRY(open_socket(SOCK_NONBLOCK));
   // Linux takes the file's mode from the socket's own, less the umask, which is everybody's and must not be touched.

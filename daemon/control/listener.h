@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 
@@ -18,7 +19,8 @@ class Listener {
   /// may use it. The file of a dead daemon is replaced. Errors: invalid_argument (a path of more than 107 bytes, an
   /// unknown group), conflict (something else than a socket is there), unavailable (somebody answers on it), denied and
   /// io as the system says. Blocks for at most a few seconds, while another daemon does the same.
-  static Result<Listener> create(const std::filesystem::path& path, const std::string& group);
+  static Result<Listener> create(const std::filesystem::path& path, const std::string& group,
+                                 std::chrono::milliseconds bind_timeout = std::chrono::seconds(5));
 
   Listener(Listener&& other) noexcept;
   Listener& operator=(Listener&&) = delete;

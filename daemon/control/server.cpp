@@ -25,7 +25,6 @@ namespace asio = boost::asio;
 using asio::local::stream_protocol;
 using boost::system::error_code;
 
-constexpr std::chrono::milliseconds kGrace{1'000};
 constexpr std::chrono::milliseconds kAcceptAgain{100};
 
 /// The whole answer to a client for whom there is no room, as bytes: it is sent without reading what was asked.
@@ -73,7 +72,7 @@ class HttpServer final : public Server {
     asio::post(site_.io, [this] { finish_all(); });
     {
       std::unique_lock lock(mutex_);
-      drained_.wait_for(lock, kGrace, [&] { return is_drained_; });
+      drained_.wait_for(lock, site_.options.drain_timeout, [&] { return is_drained_; });
     }
     asio::post(site_.io, [this] { close_all(); });
     // Handlers that have begun end by themselves, as Operations promises; those that have not never begin.
@@ -166,7 +165,7 @@ class HttpServer final : public Server {
 }  // namespace
 
 Result<std::unique_ptr<Server>> Server::start(const Options& options, operations::Operations& operations) {
-  auto listener = CKPTD_TRY(Listener::create(options.socket, options.group));
+  auto listener = CKPTD_TRY(Listener::create(options.socket, options.group, options.bind_timeout));
   try {
     auto server = std::make_unique<HttpServer>(options, operations, std::move(listener));
     server->begin();

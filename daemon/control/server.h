@@ -24,6 +24,8 @@ struct Options {
   std::chrono::milliseconds read_timeout{30'000};
   std::chrono::milliseconds handler_timeout{60'000};
   std::chrono::milliseconds write_timeout{30'000};
+  std::chrono::milliseconds drain_timeout{1'000};  ///< at the end, for answers that are on their way
+  std::chrono::milliseconds bind_timeout{5'000};   ///< for another start in the same directory
   std::size_t connections = 256;  ///< at once; more are answered 503
 };
 

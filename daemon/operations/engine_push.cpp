@@ -51,15 +51,15 @@ class EngineCall {
 /// them out. Owns the thread of the grace.
 class RanksEnd {
  public:
-  RanksEnd(std::stop_token job_stop, std::chrono::milliseconds grace)
-      : grace_(grace), on_job_stop_(job_stop, [this] { stop_.request_stop(); }) {}
+  RanksEnd(std::stop_token job_stop, std::chrono::milliseconds grace, std::chrono::milliseconds grace_after_no)
+      : grace_(grace), grace_after_no_(grace_after_no), on_job_stop_(job_stop, [this] { stop_.request_stop(); }) {}
 
   std::stop_token token() const { return stop_.get_token(); }
 
   void engine_answered(const Result<std::string>& answer) {
     if (!answer) {
       // The ranks get a moment first: a traceback from one of them says more than the engine's summary.
-      end_after(std::chrono::milliseconds(500));
+      end_after(grace_after_no_);
       return;
     }
     end_after(grace_);
@@ -76,7 +76,7 @@ class RanksEnd {
     });
   }
 
-  std::chrono::milliseconds grace_;
+  std::chrono::milliseconds grace_, grace_after_no_;
   std::stop_source stop_;
   std::stop_callback<std::function<void()>> on_job_stop_;
   std::jthread timer_;
@@ -214,7 +214,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.flush_cache};
   for (const auto& lane : lanes) call.endpoints[lane.session->device()] = lane.session->endpoint();
 
-  RanksEnd ranks_end(job.stop(), push.options->answer_grace);
+  RanksEnd ranks_end(job.stop(), push.options->answer_grace, push.options->rank_grace);
   std::optional<EngineCall> engine_call;
   bool written_down = false;
   // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.

@@ -16,15 +16,21 @@ namespace {
 
 constexpr std::chrono::milliseconds kTellInterval{50};
 
-std::string load_result(const catalogue::View& view, const prefetch::Filled& filled, double seconds,
-                        bool already_resident) {
-  return nlohmann::json{{"checkpoint", view.id.show()},     {"identity", view.identity},
-                        {"bytes", view.tensor_bytes},       {"tensors", view.tensor_count},
-                        {"store_bytes", view.store_bytes},  {"read_seconds", filled.seconds},
-                        {"seconds", seconds},               {"already_resident", already_resident},
-                        {"backend", filled.backend},        {"disk_bytes", filled.read_bytes - filled.cached_bytes},
-                        {"cached_bytes", filled.cached_bytes}}
-      .dump();
+nlohmann::json load_result(const catalogue::View& view, const prefetch::Filled& filled, double seconds,
+                           bool already_resident) {
+  return {{"checkpoint", view.id.show()},
+          {"identity", view.identity},
+          {"bytes", view.tensor_bytes},
+          {"tensors", view.tensor_count},
+          {"store_bytes", view.store_bytes},
+          {"shared_bytes", view.shared_bytes},
+          {"read_seconds", filled.seconds},
+          {"seconds", seconds},
+          {"already_resident", already_resident},
+          {"backend", filled.backend},
+          {"disk_bytes", filled.read_bytes - filled.cached_bytes},
+          {"cached_bytes", filled.cached_bytes},
+          {"evicted", nlohmann::json::array()}};
 }
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -39,15 +45,16 @@ auto timed(jobs::Handle& job, std::string name, const Bytes& bytes, Stage stage)
 }
 
 /// Reading and hashing overlap: the seconds of "hash" are those of its threads together.
-Result<prefetch::Filled> fill(const source::Source& source, const catalogue::Contents& contents,
-                              const prefetch::Options& options, jobs::Handle& job, records::LoadAccount& account) {
+Result<prefetch::Filled> fill(const source::Source& source, const weights::Layout& layout,
+                              const store::Reservation& memory, const prefetch::Options& options, jobs::Handle& job,
+                              records::LoadAccount& account) {
   prefetch::Progress progress;
   auto result = timed(job, "read", progress.read_bytes, [&] {
     Every teller(kTellInterval, [&] {
-      job.progress(progress.read_bytes, contents.layout.total_bytes());
+      job.progress(progress.read_bytes, layout.total_bytes());
       note_read(account, progress.read_bytes);
     });
-    return prefetch::fill(source, contents.layout, contents.memory, options, progress, job.stop());
+    return prefetch::fill(source, layout, memory, options, progress, job.stop());
   });
   job.took({"hash", progress.hash_seconds(), progress.hashed_bytes});
   account.hashed_bytes = progress.hashed_bytes;
@@ -63,7 +70,7 @@ Result<api::Job> Service::load(const api::LoadRequest& request) {
   auto accepted = std::make_shared<std::promise<void>>();
   auto settled = accepted->get_future();
   const auto started = CKPTD_TRY(start_load(request, [accepted] { accepted->set_value(); }));
-  const auto deadline = Deadline::in(std::chrono::seconds(2));
+  const auto deadline = Deadline::in(options()->load_answer);
   while (!deadline.passed() && settled.wait_for(std::chrono::milliseconds(5)) != std::future_status::ready) {
     const auto now = parts_.jobs.find(started.id);
     if (!now || now->state != jobs::State::running) break;
@@ -123,7 +130,8 @@ Result<std::string> Service::answer_resident(const catalogue::View& there, const
   }
   if (keep) CKPTD_TRY(parts_.catalogue.set_kept(there.id, true));
   account.was_resident = true;
-  return load_result(there, {}, 0, true);
+  parts_.catalogue.touch(there.id);
+  return load_result(there, {}, 0, true).dump();
 }
 
 Result<std::string> Service::run_load(const api::LoadRequest& request, const weights::CheckpointId& id,
@@ -139,6 +147,7 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
     return answer_resident(*there, *source, request.keep, job, account);
 
   CKPTD_TRY(parts_.catalogue.begin_load(id, request.source_uri, job.id(), request.keep));
+  std::vector<Evicted> evicted;
   auto filled = [&]() -> Result<prefetch::Filled> {
     catalogue::Contents contents{.manifest = manifest,
                                  .layout = weights::Layout(manifest, parts_.store.segment_bytes()),
@@ -158,22 +167,30 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
       job.progress(std::min(touched, total), total);
     };
     account.steps.begin("reserve");
-    contents.memory = CKPTD_TRY(timed(job, "reserve", ready_bytes, [&] {
-      return parts_.store.reserve(contents.layout.segment_count(), job.stop(), tell_ready);
+    auto memory = CKPTD_TRY(timed(job, "reserve", ready_bytes, [&] {
+      return parts_.store.reserve(contents.layout.segment_count(), job.stop(), tell_ready,
+                                   make_room(request, id, job.id(), evicted));
     }));
     accepted();
     job.stage("reading");
     account.steps.begin("read");
-    auto result = fill(*source, contents, now->prefetch, job, account);
+    auto result = fill(*source, contents.layout, memory, now->prefetch, job, account);
     if (!result) return result;
     account.steps.begin("publish");
     contents.tensor_digests = result->tensor_digests;
+    contents.memory = catalogue::hold(std::move(memory), contents.layout);
     contents.identity = weights::identity_of(manifest, contents.tensor_digests);
+    CKPTD_TRY(fold(contents, job));
     CKPTD_TRY(parts_.catalogue.finish_load(id, std::move(contents)));
     return result;
   }();
   if (!filled) {
     auto error = filled.error().within("loading " + id.show());
+    for (const auto& gone : evicted) {
+      error.sentence += fmt::format(". {} had left to make room for it: load that again with {}", gone.id.show(),
+                                    how_to_load_again(gone.id, gone.source_uri));
+      error = std::move(error).with_fact("evicted", gone.id.show());
+    }
     // finish_load has marked a conflict of identities itself; this keeps the first reason.
     parts_.catalogue.fail_load(id, error);
     return std::unexpected(std::move(error));
@@ -183,7 +200,9 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
   const auto seconds = seconds_since(start);
   spdlog::info("{}: loaded {} in {} tensors, {} ({}), identity {}", id.show(), show_bytes(view->tensor_bytes),
                view->tensor_count, show_seconds(seconds), show_rate(view->tensor_bytes, filled->seconds), view->identity);
-  return load_result(*view, *filled, seconds, false);
+  auto result = load_result(*view, *filled, seconds, false);
+  for (const auto& gone : evicted) result["evicted"].push_back(gone.id.show());
+  return result.dump();
 }
 
 void Service::start_preloads() {
@@ -192,7 +211,12 @@ void Service::start_preloads() {
 
 void Service::start_preload(const Preload& preload) {
   auto id = weights::CheckpointId::parse(preload.checkpoint);
-  auto job = id ? start_load({id->name, id->version, preload.source, preload.keep, {}}, [] {})
+  auto job = id ? start_load({.name = id->name,
+                              .version = id->version,
+                              .source_uri = preload.source,
+                              .keep = preload.keep,
+                              .idempotency_key = {}},
+                             [] {})
                 : Result<jobs::Record>(std::unexpected(id.error()));
   if (!job) spdlog::error("preload {}: {}", preload.checkpoint, job.error().sentence);
 }

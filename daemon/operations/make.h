@@ -60,6 +60,8 @@ struct Options {
   std::chrono::milliseconds engine_timeout{1'800'000};  ///< the engine's whole answer to one update
   std::chrono::milliseconds ping_timeout{5'000};
   std::chrono::milliseconds answer_grace{10'000};  ///< after the ranks' verdict the engine's answer, and the reverse
+  std::chrono::milliseconds rank_grace{500};       ///< after the engine's no, for ranks to tell why
+  std::chrono::milliseconds load_answer{2'000};    ///< how long load() waits for an early refusal
   std::uint64_t bucket_bytes = 0;                  ///< 0: plan::default_bucket_bytes
   std::uint64_t arena_bytes = 0;                   ///< 0: plan::wanted_arena_bytes
   bool keep_arena = true;                          ///< between updates, see pipeline::Arenas

@@ -1,7 +1,7 @@
 // The use cases, one function a sentence; the only writer of catalogue and fleet.
 //
 // Every function here validates, decides and returns without waiting for disks, ranks or engines, except journal writes
-// (one sync) and load(), which may wait two seconds for an early refusal: control/ calls them on its worker threads,
+// (one sync) and load(), which may wait a moment (timeouts.load_answer) for an early refusal: control/ calls them on its worker threads,
 // never on the thread that serves connections. What takes long runs as a job.
 #pragma once
 
@@ -25,7 +25,7 @@ class Operations {
   virtual ~Operations() = default;
 
   /// Loads a version. The same running request answers with the same job; a version that is resident from the same files
-  /// is a job that ends at once. What fails within two seconds (a wrong directory, a conflict, the budget) is an error
+  /// is a job that ends at once. What fails within that moment (a wrong directory, a conflict, the budget) is an error
   /// here, with the job as a fact.
   virtual Result<api::Job> load(const api::LoadRequest& request) = 0;
   virtual Result<api::Job> update(const api::UpdateRequest& request) = 0;

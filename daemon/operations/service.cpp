@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
+#include "common/units.h"
 #include "common/version.h"
 #include "daemon/operations/show.h"
 
@@ -88,13 +90,38 @@ Result<api::Job> Service::wait_job(const std::string& id, Deadline deadline) con
   return with_record(show(ended));
 }
 
+namespace {
+
+/// What the resident versions would hold if each had all its bytes to itself, less what they do hold.
+std::uint64_t saved_by_sharing(const std::vector<catalogue::View>& views) {
+  std::uint64_t alone_bytes = 0, held_bytes = 0;
+  std::set<std::uint32_t> seen;
+  for (const auto& view : views) {
+    alone_bytes += view.alone_bytes;
+    for (const auto& segment : view.segments)
+      if (seen.insert(segment.number).second) held_bytes += segment.bytes;
+  }
+  return alone_bytes - std::min(alone_bytes, held_bytes);
+}
+
+}  // namespace
+
 api::Status Service::status() const {
   api::Status status;
   status.daemon_version = kVersion;
   status.pid = ::getpid();
   status.started = started_;
   status.preloads = options()->preloads.size();
+  const auto prefault = parts_.store.prefault();
+  status.prefault = {.policy = std::string(store::name_of(prefault.policy)),
+                     .state = std::string(store::name_of(prefault.state)),
+                     .ready_bytes = prefault.ready_bytes,
+                     .total_bytes = prefault.total_bytes,
+                     .why = prefault.why};
   status.not_ready = missing_preloads();
+  if (prefault.policy == store::PrefaultPolicy::before_ready && prefault.state == store::PrefaultStatus::State::running)
+    status.not_ready.push_back(fmt::format("prefaulting: {} of {}", show_bytes(prefault.ready_bytes),
+                                           show_bytes(prefault.total_bytes)));
   status.ready = status.not_ready.empty();
   const auto usage = parts_.store.usage();
   status.budget_bytes = usage.budget_bytes;
@@ -104,14 +131,20 @@ api::Status Service::status() const {
   status.locked_bytes = usage.locked_bytes;
   status.huge_page_bytes = usage.huge_page_bytes;
   status.lock = options()->lock;
-  for (const auto& view : parts_.catalogue.list())
+  const auto views = parts_.catalogue.list();
+  for (const auto& view : views)
     if (view.state == catalogue::State::resident) ++status.versions_resident;
+  status.saved_bytes = saved_by_sharing(views);
   for (const auto* device : parts_.devices) {
     const auto arenas = arenas_.usage(*device);
     status.devices.push_back({device->identity().uuid, device->identity().kind, device->free_bytes().value_or(0),
                               arenas.lent_bytes, arenas.kept_bytes});
   }
   status.engines = engines();
+  status.warnings = handover_notes();
+  if (prefault.state == store::PrefaultStatus::State::ended)
+    status.warnings.push_back(fmt::format("prefaulting ended with {} of {} ready: {}", show_bytes(prefault.ready_bytes),
+                                          show_bytes(prefault.total_bytes), prefault.why));
   for (const auto& record : parts_.jobs.list())
     if (record.state == jobs::State::running) status.running_jobs.push_back(record.id);
   for (const auto& peak : parts_.peaks.all())

@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "daemon/operations/eviction.h"
+#include "daemon/operations/handover.h"
 #include "daemon/operations/make.h"
 #include "daemon/pipeline/arena.h"
 #include "daemon/records/accounts.h"
@@ -82,6 +84,18 @@ class Service final : public Operations {
   Result<std::string> answer_resident(const catalogue::View& there, const source::Source& source, bool keep,
                                       jobs::Handle& job, records::LoadAccount& account);
 
+  // room.cpp: memory for a load, and what had to leave for it
+  struct Evicted {
+    weights::CheckpointId id;
+    std::string source_uri;
+  };
+  store::MakeRoom make_room(const api::LoadRequest& request, const weights::CheckpointId& id, const std::string& job,
+                            std::vector<Evicted>& evicted);
+  std::vector<Holder> holders() const;
+  /// Lets the version share what others have as well, if that makes a segment free.
+  Result<> fold(catalogue::Contents& contents, jobs::Handle& job);
+  std::vector<std::string> handover_notes() const;
+
   // updates.cpp
   struct Admitted {
     std::vector<EnginePush> pushes;
@@ -149,6 +163,10 @@ class Service final : public Operations {
   std::shared_ptr<const Options> options_;       ///< under mutex_; what it points to never changes
   std::optional<api::Reload> last_reload_;       ///< under mutex_
   std::mutex reloading_;                         ///< one reload at a time
+  mutable std::vector<Handover> handovers_;      ///< guarded by mutex_; those that are over are dropped when looked at
+  /// Held while a load looks into the other versions, and while it is decided who leaves: the leases of the former, of
+  /// some milliseconds, shall not keep anybody here.
+  std::mutex comparing_;
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
   pipeline::Arenas arenas_;                      ///< has a lock of its own
   records::Archive archive_;

@@ -32,10 +32,12 @@ proto::control::Version show(const catalogue::View& view) {
   version.tensor_count = view.tensor_count;
   version.tensor_bytes = view.tensor_bytes;
   version.store_bytes = view.store_bytes;
+  version.shared_bytes = view.shared_bytes;
   version.kept = view.kept;
   version.leased_by = view.leased_by;
   version.error = view.error;
   version.since = view.since;
+  if (view.use > 0) version.last_use = view.last_use;
   return version;
 }
 

@@ -215,6 +215,7 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
   const auto start = Clock::now();
   const auto lease = CKPTD_TRY(parts_.catalogue.lease(id, job.id()));
   admitted.lease = {};  // the job's own lease names the job
+  parts_.catalogue.touch(id);
   UpdateJob shared(job, lease->manifest.tensor_bytes(), admitted.pushes);
 
   std::vector<Verdict> verdicts;
@@ -229,6 +230,7 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
       });
   }
   shared.tell_stages();
+  parts_.catalogue.touch(id);
   return judge(id, verdicts, std::chrono::duration<double>(Clock::now() - start).count());
 }
 

@@ -147,7 +147,7 @@ class Runner {
   Result<> copy(device::Range slot, const plan::CopyRun& run) {
     const auto bytes = all_.resting(run.resting_offset, run.bytes);
     if (bytes.size() != run.bytes)
-      return fail(ErrorKind::internal, "copy run at {} of {} bytes crosses a segment border", run.resting_offset,
+      return fail(ErrorKind::internal, "copy run at {} of {} bytes does not lie together", run.resting_offset,
                   run.bytes);
     all_.progress.uploaded_bytes += run.bytes;
     return stream_->copy_from_host(slot.part(run.bucket_offset, run.bytes), bytes.data());

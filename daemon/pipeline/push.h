@@ -27,7 +27,7 @@
 
 namespace ckptd::pipeline {
 
-/// Where the resting space is in this process: the bytes from `offset` in one segment, at most `limit`.
+/// Where the resting space is in this process: the bytes from `offset` that lie together, at most `limit`.
 using Resting = std::function<std::span<const std::byte>(std::uint64_t offset, std::uint64_t limit)>;
 
 /// Everything that one local device owns during one update. Not owned here: device and arena. The session dies with the

@@ -12,7 +12,7 @@ namespace {
 /// One bucket being filled.
 class Filling {
  public:
-  Filling(const Packing& packing, std::uint64_t segment_bytes) : packing_(packing), segment_bytes_(segment_bytes) {}
+  Filling(const Packing& packing, const weights::Layout& layout) : packing_(packing), layout_(layout) {}
 
   bool empty() const { return bucket_.tensors.empty(); }
 
@@ -34,26 +34,30 @@ class Filling {
   Bucket take() { return std::exchange(bucket_, {}); }
 
  private:
-  /// Extends the last run, or starts one, cutting at segment borders.
+  /// Extends the last run, or starts one, cutting where bytes do not lie together. What lies nowhere is left to whoever
+  /// copies it to find out.
   void add_runs(std::uint64_t resting_offset, std::uint64_t bucket_offset, std::uint64_t bytes) {
     while (bytes > 0) {
-      const auto step = std::min(bytes, segment_bytes_ - resting_offset % segment_bytes_);
+      const auto together = layout_.place(resting_offset).bytes;
+      const auto step = together == 0 ? bytes : std::min(bytes, together);
       auto* last = bucket_.runs.empty() ? nullptr : &bucket_.runs.back();
-      const bool extends = last && resting_offset % segment_bytes_ != 0 &&
+      const bool extends = last && resting_offset < last_together_end_ &&
                            last->resting_offset + last->bytes == resting_offset &&
                            last->bucket_offset + last->bytes == bucket_offset;
       if (extends)
         last->bytes += step;
       else
         bucket_.runs.push_back({resting_offset, bucket_offset, step});
+      last_together_end_ = resting_offset + together;
       resting_offset += step, bucket_offset += step, bytes -= step;
     }
   }
 
   Packing packing_;
-  std::uint64_t segment_bytes_;
+  const weights::Layout& layout_;
   Bucket bucket_;
   std::uint64_t resting_end_ = 0;
+  std::uint64_t last_together_end_ = 0;  ///< where the bytes that lie together with the last run's end
 };
 
 template <class T>
@@ -88,7 +92,7 @@ std::size_t first_tensor(const weights::Manifest& manifest, const Packing& packi
 
 void fill_buckets(Plan& plan, const weights::Manifest& manifest, const weights::Layout& layout,
                   const Request& request) {
-  Filling filling(request.packing, layout.segment_bytes());
+  Filling filling(request.packing, layout);
   const auto close_bucket = [&] {
     plan.buckets.push_back(filling.take());
     plan.copy_runs += plan.buckets.back().runs.size();

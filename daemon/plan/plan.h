@@ -45,7 +45,7 @@ struct Placement {
 struct CopyRun {
   std::uint64_t resting_offset = 0;
   std::uint64_t bucket_offset = 0;
-  std::uint64_t bytes = 0;  ///< never crosses a segment border
+  std::uint64_t bytes = 0;  ///< that lie together in one segment
 };
 
 struct Bucket {

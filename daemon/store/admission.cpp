@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <ranges>
 
 #include "common/units.h"
 
@@ -23,13 +24,17 @@ std::uint64_t saturating_product(std::uint64_t a, std::uint64_t b) {
 
 std::uint64_t reserve_below(std::uint64_t total_bytes) { return std::max(256 * kMiB, total_bytes / 50); }
 
+std::optional<std::uint64_t> admissible_bytes(std::uint64_t promised_bytes, std::span<const Ceiling> ceilings) {
+  if (ceilings.empty()) return std::nullopt;
+  auto room = std::ranges::min(ceilings | std::views::transform(room_below));
+  auto positive = static_cast<std::uint64_t>(std::max<std::int64_t>(room, 0));
+  return positive - std::min(positive, promised_bytes);
+}
+
 Result<> admit_new_memory(std::uint64_t new_bytes, std::uint64_t promised_bytes, std::span<const Ceiling> ceilings) {
-  if (new_bytes == 0 || ceilings.empty()) return {};
+  auto admissible = admissible_bytes(promised_bytes, ceilings);
+  if (new_bytes == 0 || !admissible || new_bytes <= *admissible) return {};
   const auto& tightest = *std::ranges::min_element(ceilings, {}, room_below);
-  auto room = room_below(tightest);
-  if (room >= 0 && static_cast<std::uint64_t>(room) >= promised_bytes &&
-      static_cast<std::uint64_t>(room) - promised_bytes >= new_bytes)
-    return {};
   auto promised =
       promised_bytes == 0 ? std::string() : fmt::format(", {} are promised to other loads", show_bytes(promised_bytes));
   return std::unexpected(

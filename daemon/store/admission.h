@@ -2,18 +2,22 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
+#include "common/host_memory.h"
 #include "common/result.h"
-#include "daemon/store/host_memory.h"
 
 namespace ckptd::store {
 
 /// What is left to everybody else under a ceiling: 2 % of it, at least 256 MiB.
 std::uint64_t reserve_below(std::uint64_t total_bytes);
 
-/// no_space when `new_bytes` on top of `promised_bytes` (admitted to others, not yet touched) would eat into a
-/// ceiling's reserve. Names the tightest ceiling.
+/// How much new memory may be touched on top of `promised_bytes` (admitted to others, not yet touched); nothing when
+/// there is no ceiling.
+std::optional<std::uint64_t> admissible_bytes(std::uint64_t promised_bytes, std::span<const Ceiling> ceilings);
+
+/// no_space when `new_bytes` on top of `promised_bytes` would eat into a ceiling's reserve. Names the tightest ceiling.
 Result<> admit_new_memory(std::uint64_t new_bytes, std::uint64_t promised_bytes, std::span<const Ceiling> ceilings);
 
 /// no_space when `count` segments do not fit beside the `lent` ones into a budget of `budget` segments.

@@ -5,7 +5,9 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "common/units.h"
 #include "daemon/store/lock_limit.h"
@@ -29,20 +31,29 @@ std::string show_lock_limit() {
 
 }  // namespace
 
-Result<std::unique_ptr<PinnedSegment>> PinnedSegment::make(std::uint32_t number, std::uint64_t bytes, int numa_node,
-                                                           bool huge_pages, std::stop_token stop,
-                                                           const std::function<void(std::uint64_t)>& touched) {
+Result<std::unique_ptr<PinnedSegment>> PinnedSegment::map(std::uint32_t number, std::uint64_t bytes, int numa_node,
+                                                          bool huge_pages) {
   std::unique_ptr<PinnedSegment> segment(new PinnedSegment);
   segment->description_.number = number;
-  CKPTD_TRY(segment->map(bytes, huge_pages));
-  auto memory = segment->description_.memory;
-  if (numa_node >= 0) prefer_node(memory, numa_node);
-  CKPTD_TRY(touch(memory, stop, touched));
-  if (numa_node >= 0) segment->description_.numa_node = node_of(memory.data());
+  segment->wished_node_ = numa_node;
+  CKPTD_TRY(segment->map_memfd(bytes, huge_pages));
+  if (numa_node >= 0) prefer_node(segment->description_.memory, numa_node);
   return segment;
 }
 
-Result<> PinnedSegment::map(std::uint64_t bytes, bool huge_pages) {
+Result<> PinnedSegment::touch(std::uint64_t limit, std::stop_token stop,
+                              const std::function<void(std::uint64_t)>& touched) {
+  auto memory = description_.memory.subspan(touched_bytes_);
+  memory = memory.first(std::min<std::uint64_t>(limit, memory.size()));
+  CKPTD_TRY(store::touch(memory, std::move(stop), [&](std::uint64_t bytes) {
+    if (touched) touched(touched_bytes_ + bytes);
+  }));
+  touched_bytes_ += memory.size();
+  if (is_touched() && wished_node_ >= 0) description_.numa_node = node_of(description_.memory.data());
+  return {};
+}
+
+Result<> PinnedSegment::map_memfd(std::uint64_t bytes, bool huge_pages) {
   auto name = fmt::format("ckptd-segment-{}", description_.number);
   unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge_pages ? MFD_HUGETLB | MFD_HUGE_2MB : 0U);
   memfd_ = UniqueFd(memfd_create(name.c_str(), flags));

@@ -6,10 +6,11 @@
 #include <bit>
 #include <utility>
 
+#include "common/host_memory.h"
 #include "common/units.h"
-#include "daemon/store/host_memory.h"
 #include "daemon/store/lock_limit.h"
 #include "daemon/store/pool.h"
+#include "daemon/store/prefault.h"
 
 namespace ckptd::store {
 namespace {
@@ -26,11 +27,11 @@ Result<> check_budget(const Options& options, std::uint64_t segment_bytes) {
     return fail(ErrorKind::invalid_argument,
                 "the store's budget of {} is smaller than one segment of {}; raise --store-budget",
                 show_bytes(options.budget_bytes), show_bytes(segment_bytes));
-  auto total = read_total_memory(options.system_root);
-  if (total && options.budget_bytes > *total)
+  auto machine = read_machine(options.system_root);
+  if (machine && options.budget_bytes > machine->total_bytes)
     return fail(ErrorKind::invalid_argument,
                 "the store's budget of {} is more than this machine's memory of {}; lower --store-budget",
-                show_bytes(options.budget_bytes), show_bytes(*total));
+                show_bytes(options.budget_bytes), show_bytes(machine->total_bytes));
   return {};
 }
 
@@ -54,7 +55,11 @@ std::uint64_t default_segment_bytes(std::uint64_t budget_bytes) {
 }
 
 struct Store::Impl {
+  Impl(const Options& options, std::uint64_t segment_bytes, std::vector<device::Device*> devices)
+      : pool(options, segment_bytes, std::move(devices)), prefault(pool, options.prefault) {}
+
   Pool pool;
+  Prefault prefault;
 };
 
 Store::Store() = default;
@@ -65,20 +70,25 @@ Result<std::unique_ptr<Store>> Store::create(const Options& options, std::vector
   CKPTD_TRY(check_budget(options, segment_bytes));
   CKPTD_TRY(check_lock_limit(options, round_down(options.budget_bytes, segment_bytes)));
   std::unique_ptr<Store> store(new Store);
-  store->impl_.reset(new Impl{Pool(options, segment_bytes, std::move(devices))});
+  store->impl_.reset(new Impl(options, segment_bytes, std::move(devices)));
   return store;
 }
 
 Result<Reservation> Store::reserve(std::uint64_t count, std::stop_token stop,
-                                   const std::function<void(std::uint64_t)>& touched) {
+                                   const std::function<void(std::uint64_t)>& touched, const MakeRoom& make_room) {
   Reservation reservation;
-  reservation.segments_ = CKPTD_TRY(impl_->pool.take(count, stop, touched));
+  reservation.segments_ = CKPTD_TRY(impl_->pool.take(count, stop, touched, make_room));
   reservation.store_ = this;
   return reservation;
 }
 
-void Store::take_back(std::vector<const Segment*> segments) noexcept { impl_->pool.take_back(segments); }
-std::uint64_t Store::trim() { return impl_->pool.trim(); }
+void Store::take_back(std::span<const Segment* const> segments) noexcept { impl_->pool.take_back(segments); }
+std::uint64_t Store::trim() {
+  impl_->prefault.end("a trim gave idle memory back");
+  return impl_->pool.trim();
+}
+
+PrefaultStatus Store::prefault() const { return impl_->prefault.status(); }
 Usage Store::usage() const { return impl_->pool.usage(); }
 std::uint64_t Store::segment_bytes() const { return impl_->pool.segment_bytes(); }
 
@@ -93,7 +103,22 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
 }
 
 Reservation::~Reservation() {
-  if (store_ != nullptr) store_->take_back(std::move(segments_));
+  if (store_ != nullptr) store_->take_back(segments_);
+}
+
+std::vector<SharedSegment> share(Reservation reservation) {
+  auto& lent = reservation.segments_;
+  std::vector<SharedSegment> shared(lent.size());
+  // From the end, so that at any moment each segment has exactly one owner; a shared_ptr that cannot be made gives back
+  // what it was made for.
+  while (!lent.empty()) {
+    const auto* segment = lent.back();
+    lent.pop_back();
+    shared[lent.size()] = SharedSegment(segment, [store = reservation.store_](const Segment* back) {
+      store->take_back({&back, 1});
+    });
+  }
+  return shared;
 }
 
 std::uint64_t Reservation::bytes() const {

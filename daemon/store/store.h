@@ -3,7 +3,8 @@
 // A segment is one memfd of a fixed size on one NUMA node, mapped, touched and locked once: first touch is slow (0.4 to
 // 1.7 GB/s on a virtual machine), so a segment that a version gives back stays as it is and the next version gets it
 // warm. trim() returns idle segments to the system. Segments of 2 MiB pages are used while the machine's pool has
-// them, one segment at a time. All functions are safe from any thread; reserve() blocks while it touches memory.
+// them, one segment at a time. Prefaulting makes the budget ready ahead of the first load; a reservation goes first, and
+// memory that cannot be had ends it with a warning. All functions are safe from any thread; reserve() blocks while it touches memory.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +15,7 @@
 #include <span>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/result.h"
@@ -23,11 +25,17 @@ namespace ckptd::store {
 
 enum class LockPolicy { required, try_, off };
 
+/// Whether the budget is made ready ahead of its use. off: each load makes what it needs. background: by one thread of
+/// low priority, a few MiB at a time. before_ready: at full speed, for a daemon that calls itself ready only afterwards.
+enum class PrefaultPolicy { off, background, before_ready };
+std::string_view name_of(PrefaultPolicy policy);  ///< "off", "background", "before-ready"
+
 struct Options {
   std::uint64_t budget_bytes = 0;
   std::uint64_t segment_bytes = 0;  ///< 0: from the budget, see default_segment_bytes()
   LockPolicy lock = LockPolicy::required;
   bool huge_pages = true;
+  PrefaultPolicy prefault = PrefaultPolicy::off;
   std::filesystem::path system_root = "/";  ///< replaces "/" for what is read from /proc and /sys
 };
 
@@ -44,6 +52,10 @@ struct Segment {
   bool locked = false;
 };
 
+/// A lent segment with any number of holders; it goes back to the store when the last of them lets go. The store must
+/// outlive them all.
+using SharedSegment = std::shared_ptr<const Segment>;
+
 class Store;
 
 /// Segments on loan. Returns them to the store when destroyed; move only. The store must outlive it.
@@ -59,18 +71,37 @@ class Reservation {
 
  private:
   friend class Store;
+  friend std::vector<SharedSegment> share(Reservation reservation);
   Store* store_ = nullptr;
   std::vector<const Segment*> segments_;
 };
+
+/// Turns a loan into segments that go back one by one, in the same order.
+std::vector<SharedSegment> share(Reservation reservation);
 
 struct Usage {
   std::uint64_t budget_bytes = 0;
   std::uint64_t segment_bytes = 0;
   std::uint64_t lent_bytes = 0;    ///< in reservations, those being made included
   std::uint64_t idle_bytes = 0;    ///< touched, waiting for the next version
+  std::uint64_t ready_bytes = 0;   ///< lent or idle, and touched, locked and registered
   std::uint64_t locked_bytes = 0;
   std::uint64_t huge_page_bytes = 0;
 };
+
+/// How far the budget was made ready ahead of its use.
+struct PrefaultStatus {
+  enum class State { off, running, done, ended };  ///< ended: before all was ready, `why` says so
+  State state = State::off;
+  PrefaultPolicy policy = PrefaultPolicy::off;
+  std::uint64_t ready_bytes = 0, total_bytes = 0;
+  std::string why;
+};
+std::string_view name_of(PrefaultStatus::State state);
+
+/// Asked when a reservation does not fit: gives back at least `missing_segments` (by destroying Reservations), or says
+/// why not; `refusal` is what the store would answer. Runs on the thread that reserves, one at a time in the whole store.
+using MakeRoom = std::function<Result<>(std::uint64_t missing_segments, const Error& refusal)>;
 
 class Store {
  public:
@@ -79,22 +110,26 @@ class Store {
   static Result<std::unique_ptr<Store>> create(const Options& options, std::vector<device::Device*> devices);
   ~Store();
 
-  /// `count` segments, idle ones first. no_space, with budget, use and the flag that helps, when the budget, the
-  /// memory that is free now or the cgroup's limit does not allow it; nothing is kept then. `touched` is told the bytes
-  /// made ready so far; a stop request ends it with cancelled.
+  /// `count` segments, idle ones first, then the one that prefaulting has begun. no_space, with budget, use and the flag
+  /// that helps, when the budget, the memory that is free now or the cgroup's limit does not allow it and `make_room`
+  /// does not help; nothing is kept then. `touched` is told the bytes made ready so far; a stop request ends it with
+  /// cancelled.
   Result<Reservation> reserve(std::uint64_t count, std::stop_token stop = {},
-                              const std::function<void(std::uint64_t)>& touched = {});
+                              const std::function<void(std::uint64_t)>& touched = {}, const MakeRoom& make_room = {});
 
-  /// Gives idle segments back to the system; returns how many bytes.
+  /// Gives idle segments back to the system; returns how many bytes. It also ends prefaulting for good: what somebody
+  /// gave back is taken again only by a load that needs it.
   std::uint64_t trim();
 
   Usage usage() const;
+  PrefaultStatus prefault() const;
   std::uint64_t segment_bytes() const;
 
  private:
   friend class Reservation;
+  friend std::vector<SharedSegment> share(Reservation reservation);
   Store();
-  void take_back(std::vector<const Segment*> segments) noexcept;
+  void take_back(std::span<const Segment* const> segments) noexcept;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

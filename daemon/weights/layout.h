@@ -9,6 +9,9 @@
 //   segments      |<--- segment_bytes --->|<--- segment_bytes --->|
 //
 // No byte is copied or moved on the host between disk and upload; a tensor may cross a segment border.
+//
+// A version that was folded keeps its resting space, but *stretches* of it lie elsewhere: in segments of other versions
+// that have the same bytes, or closer together in its own. What belongs to no tensor then lies nowhere.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +35,29 @@ class Layout {
     std::uint64_t rest_begin = 0;  ///< offset in the resting space, on a block border
   };
 
+  /// Bytes of the resting space that lie together in one of the version's segments.
+  struct Stretch {
+    std::uint64_t rest_begin = 0;
+    std::uint64_t bytes = 0;
+    std::uint32_t segment = 0;  ///< number among the version's segments
+    std::uint64_t offset = 0;   ///< in that segment
+  };
+
+  /// Where a byte lies, and how many of the resting space follow there without a break; 0 bytes where nothing lies.
+  struct Place {
+    std::uint32_t segment = 0;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+  };
+  Place place(std::uint64_t resting_offset) const;
+
+  /// The same resting space at other places. `stretches` do not overlap and are in the order of the resting space.
+  Layout folded(std::vector<Stretch> stretches) const;
+
   const std::vector<FileRange>& files() const { return files_; }
   std::uint64_t segment_bytes() const { return segment_bytes_; }
   std::uint64_t total_bytes() const { return total_bytes_; }
+  /// What it takes to load the version; one that was folded holds fewer, or others'.
   std::uint64_t segment_count() const { return (total_bytes_ + segment_bytes_ - 1) / segment_bytes_; }
 
   /// Offset in the resting space of a byte of a file at or after data_begin.
@@ -47,6 +70,8 @@ class Layout {
   std::uint64_t segment_bytes_;
   std::uint64_t total_bytes_ = 0;
   std::vector<FileRange> files_;
+  bool is_folded_ = false;
+  std::vector<Stretch> stretches_;  ///< of a folded layout
 };
 
 }  // namespace ckptd::weights

@@ -95,6 +95,20 @@ Result<DeviceStatus> parse_device(const json& value) {
   return device;
 }
 
+PrefaultInfo prefault_from(ObjectReader& status) {
+  PrefaultInfo prefault;
+  const auto* object = status.take("prefault");
+  if (object == nullptr) return prefault;
+  ObjectReader reader(*object, kReadingAnswer, "prefault");
+  reader.optional("policy", prefault.policy);
+  reader.optional("state", prefault.state);
+  reader.optional("ready_bytes", prefault.ready_bytes);
+  reader.optional("total_bytes", prefault.total_bytes);
+  reader.optional("why", prefault.why);
+  status.join(reader.finish());
+  return prefault;
+}
+
 Result<UpdatePreview::PerEngine> parse_per_engine(const json& value) {
   UpdatePreview::PerEngine engine;
   ObjectReader reader(value, kReadingAnswer);
@@ -165,9 +179,11 @@ Result<Version> parse_version(const json& value) {
   reader.optional("tensor_count", version.tensor_count);
   reader.optional("tensor_bytes", version.tensor_bytes);
   reader.optional("store_bytes", version.store_bytes);
+  reader.optional("shared_bytes", version.shared_bytes);
   reader.optional("kept", version.kept);
   reader.optional("leased_by", version.leased_by);
   read_time(reader, "since", version.since);
+  read_time(reader, "last_use", version.last_use);
   if (const auto* error = reader.take("error")) version.error = parse_error({{"error", *error}});
   reader.each("tensors", version.tensors, parse_tensor);
   CKPTD_TRY(reader.finish());
@@ -211,6 +227,8 @@ Result<Status> parse_status(const json& value) {
   read_time(reader, "started", status.started);
   reader.optional("preloads", status.preloads);
   reader.optional("not_ready", status.not_ready);
+  reader.optional("warnings", status.warnings);
+  status.prefault = prefault_from(reader);
   reader.optional("budget_bytes", status.budget_bytes);
   reader.optional("segment_bytes", status.segment_bytes);
   reader.optional("lent_bytes", status.lent_bytes);
@@ -219,6 +237,7 @@ Result<Status> parse_status(const json& value) {
   reader.optional("huge_page_bytes", status.huge_page_bytes);
   reader.optional("lock", status.lock);
   reader.optional("versions_resident", status.versions_resident);
+  reader.optional("saved_bytes", status.saved_bytes);
   reader.each("devices", status.devices, parse_device);
   reader.each("engines", status.engines, parse_engine);
   reader.each("peaks", status.peaks, parse_peak);

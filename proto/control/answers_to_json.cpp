@@ -42,6 +42,14 @@ json device_object(const DeviceStatus& device) {
           {"kept_arena_bytes", device.kept_arena_bytes}};
 }
 
+json prefault_object(const PrefaultInfo& prefault) {
+  return {{"policy", prefault.policy},
+          {"state", prefault.state},
+          {"ready_bytes", prefault.ready_bytes},
+          {"total_bytes", prefault.total_bytes},
+          {"why", prefault.why}};
+}
+
 json preview_object(const UpdatePreview::PerEngine& engine) {
   return {{"engine", engine.engine},
           {"fan_out", engine.fan_out},
@@ -98,9 +106,11 @@ json to_json(const Version& version) {
               {"tensor_count", version.tensor_count},
               {"tensor_bytes", version.tensor_bytes},
               {"store_bytes", version.store_bytes},
+              {"shared_bytes", version.shared_bytes},
               {"kept", version.kept},
               {"leased_by", version.leased_by},
               {"since", show_time(version.since)}};
+  if (version.last_use) object["last_use"] = show_time(*version.last_use);
   if (version.error) object["error"] = error_object(*version.error);
   if (!version.tensors.empty()) object["tensors"] = array_of(version.tensors, tensor_object);
   return object;
@@ -128,6 +138,8 @@ json to_json(const Status& status) {
               {"ready", status.ready},
               {"preloads", status.preloads},
               {"not_ready", status.not_ready},
+              {"warnings", status.warnings},
+              {"prefault", prefault_object(status.prefault)},
               {"budget_bytes", status.budget_bytes},
               {"segment_bytes", status.segment_bytes},
               {"lent_bytes", status.lent_bytes},
@@ -136,6 +148,7 @@ json to_json(const Status& status) {
               {"huge_page_bytes", status.huge_page_bytes},
               {"lock", status.lock},
               {"versions_resident", status.versions_resident},
+              {"saved_bytes", status.saved_bytes},
               {"devices", array_of(status.devices, device_object)},
               {"engines", array_of<Engine>(status.engines, to_json)},
               {"running_jobs", status.running_jobs},

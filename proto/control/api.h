@@ -24,12 +24,20 @@ using Time = std::chrono::system_clock::time_point;
 
 // ---- requests -------------------------------------------------------------------------------------------------------
 
-/// PUT /v1/checkpoints/{name}/versions/{version}   {"source":{"uri":"file:///..."},"keep":true}
+/// What may leave when a load does not fit. availability: versions that nobody holds on to. resource: also those of the
+/// same NAME that engines serve or should serve, so that there is no fallback until the update.
+enum class LoadPolicy { availability, resource };
+std::string_view name_of(LoadPolicy policy);
+std::optional<LoadPolicy> load_policy_named(std::string_view name);
+
+/// PUT /v1/checkpoints/{name}/versions/{version}
+///     {"source":{"uri":"file:///..."},"keep":true,"policy":"availability"}
 struct LoadRequest {
   std::string name, version;  ///< from the path
   std::string source_uri;
   bool keep = false;
   std::string idempotency_key;  ///< header Idempotency-Key
+  LoadPolicy policy = LoadPolicy::availability;
 };
 
 /// POST /v1/updates   {"checkpoint":"NAME","version":"VERSION","engines":["e"],"dry_run":false,"force":false,
@@ -85,10 +93,12 @@ struct Version {
   std::string state;  ///< loading, resident, failed, evicted
   std::string source_uri, job, identity, schema;
   std::uint64_t tensor_count = 0, tensor_bytes = 0, store_bytes = 0;
+  std::uint64_t shared_bytes = 0;  ///< of store_bytes: segments that other versions hold as well
   bool kept = false;
   std::vector<std::string> leased_by;
   std::optional<Error> error;
   Time since{};
+  std::optional<Time> last_use = std::nullopt;  ///< by a load or an update, since the daemon started
   std::vector<TensorInfo> tensors;  ///< only when asked for with ?tensors=true
 };
 
@@ -116,17 +126,28 @@ struct Reload {
   std::string failed = {};                      ///< why everything stayed as it was, or empty
 };
 
+/// How far the store's budget was made ready ahead of its use.
+struct PrefaultInfo {
+  std::string policy;  ///< off, background, before-ready
+  std::string state;   ///< off, running, done, ended
+  std::uint64_t ready_bytes = 0, total_bytes = 0;
+  std::string why;     ///< ended: why not all is ready
+};
+
 struct Status {
   std::string daemon_version;
   int pid = 0;
   Time started{};
   bool ready = false;
   std::uint64_t preloads = 0;          ///< how many the configuration has
-  std::vector<std::string> not_ready;  ///< one sentence each: a configured preload that is not resident
+  std::vector<std::string> not_ready;  ///< one sentence each: a configured preload that is not resident, prefaulting
+  std::vector<std::string> warnings;   ///< one sentence each: what a person should know though the daemon serves
+  PrefaultInfo prefault;
   std::uint64_t budget_bytes = 0, segment_bytes = 0, lent_bytes = 0, idle_bytes = 0, locked_bytes = 0,
                 huge_page_bytes = 0;
   std::string lock;  ///< required, try, off
   std::uint64_t versions_resident = 0;
+  std::uint64_t saved_bytes = 0;  ///< that versions would hold more if they shared nothing
   std::vector<DeviceStatus> devices;
   std::vector<Engine> engines;
   std::vector<std::string> running_jobs;

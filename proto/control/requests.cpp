@@ -32,7 +32,27 @@ void split_version_off(ObjectReader& reader, UpdateRequest& request, bool has_ve
   if (request.version.empty()) reader.complain_about("checkpoint", "names no version behind the @");
 }
 
+void read_policy(ObjectReader& reader, LoadPolicy& policy) {
+  std::optional<std::string> name;
+  reader.optional("policy", name);
+  if (!name) return;
+  if (auto known = load_policy_named(*name))
+    policy = *known;
+  else
+    reader.complain_about("policy", R"(is "availability" or "resource")");
+}
+
 }  // namespace
+
+std::string_view name_of(LoadPolicy policy) {
+  return policy == LoadPolicy::resource ? "resource" : "availability";
+}
+
+std::optional<LoadPolicy> load_policy_named(std::string_view name) {
+  for (auto policy : {LoadPolicy::availability, LoadPolicy::resource})
+    if (name_of(policy) == name) return policy;
+  return std::nullopt;
+}
 
 Result<LoadRequest> parse_load_request(std::string_view body) {
   auto document = CKPTD_TRY(parse_document(body));
@@ -47,6 +67,7 @@ Result<LoadRequest> parse_load_request(std::string_view body) {
     reader.complain_about("source", R"(is missing; write "source":{"uri":"file:///directory"})");
   }
   reader.optional("keep", request.keep);
+  read_policy(reader, request.policy);
   CKPTD_TRY(reader.finish());
   return request;
 }
@@ -102,7 +123,9 @@ Result<bool> parse_keep_request(std::string_view body) {
 }
 
 json to_json(const LoadRequest& request) {
-  return {{"source", {{"uri", request.source_uri}}}, {"keep", request.keep}};
+  json object{{"source", {{"uri", request.source_uri}}}, {"keep", request.keep}};
+  if (request.policy != LoadPolicy::availability) object["policy"] = name_of(request.policy);
+  return object;
 }
 
 json to_json(const UpdateRequest& request) {

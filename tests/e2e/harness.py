@@ -178,7 +178,8 @@ class Daemon:
     DEFAULTS = {
         "": {"log_level": "debug"},
         "device": {"kind": "host", "host_devices": 2},
-        "store": {"budget": "512MiB", "lock": "try"},
+        # What is idle and what is untouched would otherwise change behind a test's back.
+        "store": {"budget": "512MiB", "lock": "try", "prefault": "off"},
         "push": {"bucket": "256KiB"},
         "probe": {"at_start": False},  # a measurement beside a test would count as one of its leaks
         "timeouts": {"connect": "10s", "reload": "10s", "release": "10s", "finish": "10s", "upload": "10s",

@@ -9,12 +9,6 @@
 namespace ckptd::collective::local {
 namespace {
 
-using namespace std::chrono_literals;
-
-/// How long an owner whose broadcast failed waits for members that are queuing copies from its slot at that moment.
-/// Queuing does not block, so only a device that hangs makes this pass.
-constexpr auto kReadersGrace = 5s;
-
 /// The events of one member: its bytes are in its slot; its copy from the owner's slot is done.
 struct Events {
   std::unique_ptr<device::Event> ready, read;
@@ -22,8 +16,9 @@ struct Events {
 
 /// Kept until the last member is gone, because any member's stream may wait for any member's event.
 struct Shared {
-  explicit Shared(const std::vector<std::string>& names) : state(names) {}
+  Shared(const std::vector<std::string>& names, std::chrono::milliseconds grace) : state(names), readers_grace(grace) {}
   GroupState state;
+  const std::chrono::milliseconds readers_grace;
   std::vector<Events> events;
 };
 
@@ -97,7 +92,7 @@ class LocalMember final : public Member {
   }
 
   Result<> wait_for_readers(device::Stream& stream, Deadline deadline) {
-    const Deadline patient(std::max(deadline.at(), Clock::now() + kReadersGrace));
+    const Deadline patient(std::max(deadline.at(), Clock::now() + shared_->readers_grace));
     Result<> outcome;
     for (const std::uint32_t reader : state_.wait_for_readers(patient)) {
       device::Event& read = *shared_->events[reader].read;
@@ -116,12 +111,13 @@ class LocalMember final : public Member {
 
 }  // namespace
 
-Result<std::vector<std::unique_ptr<Member>>> make_group(const std::vector<device::Device*>& devices,
-                                                        const std::vector<std::string>& names) {
+Result<std::vector<std::unique_ptr<Member>>> make_group_with(std::chrono::milliseconds readers_grace,
+                                                             const std::vector<device::Device*>& devices,
+                                                             const std::vector<std::string>& names) {
   if (devices.empty() || devices.size() != names.size())
     return fail(ErrorKind::internal, "a group of {} devices with {} names; both must be equal and not 0",
                 devices.size(), names.size());
-  auto shared = std::make_shared<Shared>(names);
+  auto shared = std::make_shared<Shared>(names, readers_grace);
   for (device::Device* device : devices) {
     auto ready = CKPTD_TRY(device->make_event());
     auto read = CKPTD_TRY(device->make_event());
@@ -131,6 +127,11 @@ Result<std::vector<std::unique_ptr<Member>>> make_group(const std::vector<device
   std::vector<std::unique_ptr<Member>> members;
   for (std::uint32_t i = 0; i < devices.size(); ++i) members.push_back(std::make_unique<LocalMember>(i, shared));
   return members;
+}
+
+Result<std::vector<std::unique_ptr<Member>>> make_group(const std::vector<device::Device*>& devices,
+                                                        const std::vector<std::string>& names) {
+  return make_group_with(kReadersGrace, devices, names);
 }
 
 }  // namespace ckptd::collective::local

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -16,7 +15,7 @@
 #include <system_error>
 #include <thread>
 
-#include "common/files.h"
+#include "common/host_memory.h"
 #include "common/unique_fd.h"
 #include "common/units.h"
 
@@ -145,18 +144,10 @@ Result<> check_exported_file(int fd, const HostExport& exported) {
 }  // namespace
 
 Result<std::uint64_t> free_memory_bytes(const std::filesystem::path& system_root) {
-  const auto path = system_root / "proc/meminfo";
-  const std::string text = CKPTD_TRY(read_small_file(path));
-  constexpr std::string_view kName = "MemAvailable:";
-  auto at = text.find(kName);
-  if (at != std::string::npos) at = text.find_first_not_of(" \t", at + kName.size());
-  std::uint64_t kib = 0;
-  if (at != std::string::npos) {
-    const char* end = text.data() + text.size();
-    const auto parsed = std::from_chars(text.data() + at, end, kib);
-    if (parsed.ec == std::errc() && std::string_view(parsed.ptr, end).starts_with(" kB")) return kib * kKiB;
-  }
-  return fail(ErrorKind::io, "{} does not tell MemAvailable in kB, so the free memory is unknown", path.string());
+  if (!read_machine(system_root))
+    return fail(ErrorKind::io, "{} does not tell MemTotal and MemAvailable in kB, so the free memory is unknown",
+                (system_root / "proc/meminfo").string());
+  return std::ranges::min(read_ceilings(system_root), {}, &Ceiling::available_bytes).available_bytes;
 }
 
 Result<std::unique_ptr<Allocation>> allocate_memory(std::uint64_t bytes, std::string_view device,

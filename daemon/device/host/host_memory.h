@@ -18,7 +18,8 @@
 
 namespace ckptd::device::host {
 
-/// MemAvailable of proc/meminfo below `system_root`.
+/// What the machine and each level of the control group still allow, the least of them, as proc and sys below
+/// `system_root` tell; io when proc/meminfo does not.
 Result<std::uint64_t> free_memory_bytes(const std::filesystem::path& system_root);
 
 /// no_space, with both numbers, when more than free_memory_bytes() is asked for. `device` is for messages. Blocks for

@@ -10,11 +10,11 @@ namespace {
 namespace wire = proto::sglang;
 
 constexpr std::uint64_t kAnswerBytes = 1 << 20;
-constexpr std::chrono::milliseconds kConnect{5'000};
 
 class SglangEngine final : public Engine {
  public:
-  SglangEngine(std::string name, http::Endpoint endpoint) : name_(std::move(name)), endpoint_(std::move(endpoint)) {}
+  SglangEngine(std::string name, http::Endpoint endpoint, std::chrono::milliseconds connect)
+      : name_(std::move(name)), endpoint_(std::move(endpoint)), connect_(connect) {}
 
   Result<std::string> call_update(const UpdateCall& call, std::chrono::milliseconds timeout,
                                   std::stop_token stop) override {
@@ -43,7 +43,7 @@ class SglangEngine final : public Engine {
 
   Result<http::Response> exchange(const http::Request& request, std::chrono::milliseconds timeout,
                                   std::stop_token stop) const {
-    http::Limits limits{.connect = std::min(kConnect, timeout), .response = timeout, .body_bytes = kAnswerBytes};
+    http::Limits limits{.connect = std::min(connect_, timeout), .response = timeout, .body_bytes = kAnswerBytes};
     auto response = http::send(endpoint_, request, limits, std::move(stop));
     if (response) return response;
     auto error = std::move(response).error().within(fmt::format("engine {}", name_));
@@ -55,12 +55,13 @@ class SglangEngine final : public Engine {
 
   const std::string name_;
   const http::Endpoint endpoint_;
+  const std::chrono::milliseconds connect_;
 };
 
 }  // namespace
 
-std::unique_ptr<Engine> make_engine(std::string name, http::Endpoint endpoint) {
-  return std::make_unique<SglangEngine>(std::move(name), std::move(endpoint));
+std::unique_ptr<Engine> make_engine(std::string name, http::Endpoint endpoint, std::chrono::milliseconds connect) {
+  return std::make_unique<SglangEngine>(std::move(name), std::move(endpoint), connect);
 }
 
 }  // namespace ckptd::fleet::sglang

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "common/units.h"
-#include "tests/unit/store/fake_system_root.h"
+#include "tests/support/fake_system_root.h"
 
 using namespace ckptd;
 using namespace ckptd::catalogue;
@@ -52,7 +52,7 @@ struct Setup {
     if (!memory) throw std::runtime_error(memory.error().sentence);
     return {.manifest = manifest, .layout = layout, .tensor_digests = {digest(identity)}, .schema = digest(200),
             .identity = digest(identity), .source_stamp = digest(201), .source_uri = "file:///w",
-            .memory = std::move(*memory)};
+            .memory = hold(std::move(*memory), layout)};
   }
 
   void load(const CheckpointId& id, std::uint8_t identity, bool keep = false) {
@@ -290,8 +290,8 @@ TEST_CASE("resting bytes end at segment borders, at the limit and at the end of 
   CHECK(contents.resting(0, total).size() == kSegment);
   CHECK(contents.resting(0, 17).size() == 17);
   CHECK(contents.resting(kSegment - 1, 100).size() == 1);
-  CHECK(contents.resting(kSegment, total).data() == contents.memory.segments()[1]->memory.data());
-  CHECK(contents.resting(2 * kSegment + 5, total).data() == contents.memory.segments()[2]->memory.data() + 5);
+  CHECK(contents.resting(kSegment, total).data() == contents.memory[1].segment->memory.data());
+  CHECK(contents.resting(2 * kSegment + 5, total).data() == contents.memory[2].segment->memory.data() + 5);
   CHECK(contents.resting(total - 3, 100).size() == 3);
   CHECK(contents.resting(total, 1).empty());
   CHECK(contents.resting(~std::uint64_t{0}, 1).empty());
@@ -316,8 +316,8 @@ TEST_CASE("threads that load, lease and evict at once lose no memory and no leas
           if (setup.catalogue.begin_load(id, "file:///w", job, false)) {
             try {
               auto contents = setup.contents(static_cast<std::uint8_t>(which));
-              for (const auto* segment : contents.memory.segments())
-                std::ranges::fill(segment->memory, static_cast<std::byte>(which));
+              for (const auto& held : contents.memory)
+                std::ranges::fill(held.segment->memory, static_cast<std::byte>(which));
               if (!setup.catalogue.finish_load(id, std::move(contents))) ++torn;
             } catch (const std::runtime_error&) {
               setup.catalogue.fail_load(id, {ErrorKind::no_space, "an evicted version was not back yet"});

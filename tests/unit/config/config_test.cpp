@@ -25,6 +25,7 @@ budget = "8GiB"
 segment = "64KiB"
 lock = "try"
 huge_pages = false
+prefault = "before-ready"
 
 [source]
 roots = ["/models", "/data/hub"]
@@ -56,6 +57,17 @@ upload = "4s"
 engine = "5s"
 custody = "6s"
 shutdown = "1.5s"
+load_answer = "7s"
+engine_connect = "8s"
+ping = "9s"
+answer_grace = "10s"
+rank_grace = "11s"
+spread = "12s"
+control_read = "13s"
+control_handler = "14s"
+control_write = "15s"
+control_drain = "16s"
+control_bind = "17s"
 
 [jobs]
 history = 100000
@@ -89,6 +101,7 @@ void check_whole(const Config& config) {
   CHECK(config.segment_bytes == 65536);
   CHECK(config.lock == Lock::try_);
   CHECK_FALSE(config.huge_pages);
+  CHECK(config.prefault == Prefault::before_ready);
   CHECK(config.source_roots == std::vector<std::filesystem::path>{"/models", "/data/hub"});
   CHECK_FALSE(config.direct_io);
   CHECK(config.prefetch_readers == 3);
@@ -112,6 +125,17 @@ void check_whole(const Config& config) {
   CHECK(config.engine_timeout == 5s);
   CHECK(config.custody == 6s);
   CHECK(config.shutdown == 1500ms);
+  CHECK(config.load_answer == 7s);
+  CHECK(config.engine_connect_timeout == 8s);
+  CHECK(config.ping_timeout == 9s);
+  CHECK(config.answer_grace == 10s);
+  CHECK(config.rank_grace == 11s);
+  CHECK(config.spread_grace == 12s);
+  CHECK(config.control_read_timeout == 13s);
+  CHECK(config.control_handler_timeout == 14s);
+  CHECK(config.control_write_timeout == 15s);
+  CHECK(config.control_drain == 16s);
+  CHECK(config.control_bind_timeout == 17s);
   CHECK(config.job_history == 100'000);
   REQUIRE(config.preloads.size() == 2);
   CHECK(config.preloads[0].checkpoint == "Qwen/Qwen3-8B@1");

@@ -48,6 +48,9 @@ TEST_CASE("load") {
   CHECK(load.request.idempotency_key == "k1");
   CHECK(load.detach);
   CHECK_FALSE(command<Load>({"load", "a@1", "/x"}).request.keep);
+  CHECK(load.request.policy == api::LoadPolicy::availability);
+  CHECK(command<Load>({"load", "a@1", "/x", "--policy", "resource"}).request.policy == api::LoadPolicy::resource);
+  CHECK_FALSE(parse({"load", "a@1", "/x", "--policy", "greedy"}));
 }
 
 TEST_CASE("NAME@VERSION is taken apart at the last @, and its parts are the daemon's to judge") {

@@ -145,11 +145,13 @@ TEST_CASE("status tells all that an operator asks for") {
   status.devices = {{"HOST-0", "host", 5 * kGiB, 0, kGiB}, {"HOST-1", "host", 5 * kGiB, 2 * kGiB, 0}};
   status.running_jobs = {"load-3"};
   status.in_custody = {"HOST-1 of e0"};
+  status.warnings = {"gt: no fallback while load-3 runs"};
+  status.prefault = {"background", "running", 3 * kGiB, 8 * kGiB, ""};
   auto text = show_status(status, {});
   for (const char* part :
        {"0.1.0", "pid 77", "NOT READY", "preload gt@1 is loading", "8.00 GiB budget", "3.00 GiB lent", "1.00 GiB idle",
         "4.00 GiB not claimed", "2.00 GiB locked", "2.00 GiB NOT locked", "HOST-0", "1.00 GiB kept for the next update", "2.00 GiB in updates", "ckptctl engine add",
-        "ckptctl job watch load-3", "HOST-1 of e0"})
+        "ckptctl job watch load-3", "HOST-1 of e0", "no fallback while load-3", "prefaulting: 3.00 GiB of 8.00 GiB"})
     CHECK(holds(text, part));
   status.lent_bytes = 100 * kGiB;  // more than the budget: no arithmetic below zero
   CHECK(holds(show_status(status, {}), "0 B not claimed"));

@@ -77,13 +77,30 @@ TEST_CASE("free memory is MemAvailable below the system root") {
 TEST_CASE("a meminfo that does not tell is an error that names the file") {
   const auto text = GENERATE(as<std::string>{}, "", "MemFree: 10 kB\n", "MemAvailable:", "MemAvailable: kB\n",
                              "MemAvailable: -5 kB\n", "MemAvailable: 99999999999999999999999 kB\n",
-                             "MemAvailable: 5 MB\n", "MemAvailable: 5");
+                             "MemTotal: 9 kB\nMemAvailable: 5 MB\n", "MemTotal: 9 kB\nMemAvailable: 5",
+                             "MemAvailable: 5 kB\n");
   Root root(text);
   auto device = make_host_device(0, root.path());
   auto free_bytes = device->free_bytes();
   REQUIRE_FALSE(free_bytes);
   CHECK(contains(free_bytes.error().sentence, (root.path() / "proc/meminfo").string()));
   CHECK_FALSE(device->allocate(1));
+}
+
+TEST_CASE("a control group that has less left than the machine bounds what is free") {
+  Root root("MemTotal:        9000 kB\nMemAvailable:      640 kB\n");
+  const auto group = root.path() / "sys/fs/cgroup/pod";
+  std::filesystem::create_directories(group);
+  std::filesystem::create_directories(root.path() / "proc/self");
+  std::ofstream(root.path() / "proc/self/cgroup") << "0::/pod\n";
+  std::ofstream(group / "memory.max") << 100 * 4096;
+  std::ofstream(group / "memory.current") << 90 * 4096;
+  auto device = make_host_device(0, root.path());
+  CHECK(device->free_bytes().value() == 10 * 4096);
+  auto refused = device->allocate(11 * 4096);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().kind == ErrorKind::no_space);
+  CHECK(device->allocate(10 * 4096));
 }
 
 TEST_CASE("no meminfo is an error") {

@@ -235,3 +235,20 @@ TEST_CASE("the default bucket follows the model between its bounds") {
   CHECK(default_bucket_bytes(16 * kGiB) == 512 * kMiB);
   CHECK(default_bucket_bytes(1600 * kMiB) == 128 * kMiB);
 }
+
+TEST_CASE("copy runs of a folded version end where its bytes do not lie together") {
+  const auto manifest = back_to_back(0, {{Dtype::u8, 1000}, {Dtype::u8, 3000}, {Dtype::u8, 500}});
+  const Request request{.members = 1, .arena_bytes = kMiB, .packing = {.bucket_bytes = kMiB}};
+  const auto layout = weights::Layout(manifest, kMiB).folded({{0, 1500, 2, 64}, {1500, 2500, 0, 0}, {4000, 500, 0, 2500}});
+  auto plan = make_plan(manifest, layout, request);
+  REQUIRE(plan);
+  REQUIRE(plan->buckets.size() == 1);
+  const auto& bucket = plan->buckets[0];
+  CHECK(bucket.bytes == 4500);  // neighbours of the resting space stay neighbours in the bucket
+  REQUIRE(bucket.runs.size() == 2);
+  CHECK(bucket.runs[0].bytes == 1500);
+  CHECK(bucket.runs[1].resting_offset == 1500);
+  CHECK(bucket.runs[1].bucket_offset == 1500);
+  CHECK(bucket.runs[1].bytes == 3000);
+  for (const auto& run : bucket.runs) CHECK(layout.place(run.resting_offset).bytes >= run.bytes);
+}

@@ -10,6 +10,7 @@
 #include "daemon/prefetch/prefetch.h"
 #include "tests/unit/prefetch/filled_memory.h"
 #include "tests/unit/prefetch/memory_source.h"
+#include "tests/support/fake_system_root.h"
 
 using namespace ckptd;
 using namespace ckptd::prefetch;

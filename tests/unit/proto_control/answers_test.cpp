@@ -186,6 +186,8 @@ TEST_CASE("engine, status and preview survive the journey") {
                 .ready = false,
                 .preloads = 3,
                 .not_ready = {"n@1 is loading"},
+                .warnings = {"n: no fallback"},
+                .prefault = {"background", "ended", 9, 10, "no memory"},
                 .budget_bytes = 1,
                 .segment_bytes = 2,
                 .lent_bytes = 3,
@@ -209,6 +211,7 @@ TEST_CASE("engine, status and preview survive the journey") {
   CHECK(status_again->last_reload->applied == status.last_reload->applied);
   CHECK(status_again->last_reload->needs_restart == status.last_reload->needs_restart);
   CHECK(status_again->last_reload->failed == "no");
+  CHECK(status_again->prefault.why == "no memory");
 
   UpdatePreview preview{.checkpoint = "n@1",
                         .engines = {{.engine = "e",

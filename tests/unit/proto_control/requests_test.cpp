@@ -29,6 +29,11 @@ TEST_CASE("a load request") {
   REQUIRE(again);
   CHECK(again->source_uri == request->source_uri);
   CHECK(again->keep == request->keep);
+  CHECK(again->policy == LoadPolicy::availability);
+  CHECK_FALSE(to_json(*request).contains("policy"));  // what an older daemon does not know is not sent needlessly
+
+  request->policy = LoadPolicy::resource;
+  CHECK(parse_load_request(to_json(*request).dump())->policy == LoadPolicy::resource);
 }
 
 TEST_CASE("a wrong load request is refused and the member named") {
@@ -44,6 +49,8 @@ TEST_CASE("a wrong load request is refused and the member named") {
       {R"({"source":{"uri":"x"},"keep":1})", "keep"},
       {R"({"source":{"uri":"x"},"keep":"true"})", "keep"},
       {R"({"source":{"uri":"x"},"keep":null})", "keep"},
+      {R"({"source":{"uri":"x"},"policy":"greedy"})", "availability"},
+      {R"({"source":{"uri":"x"},"policy":1})", "policy"},
       {R"({"source":{"uri":"x","uri":"y"}})", "'uri'"},
       {R"({"source":{"uri":"x"},"source":{"uri":"x"}})", "'source'"},
       {R"({"name":"a","source":{"uri":"x"}})", "'name'"},

@@ -11,7 +11,7 @@
 #include "common/units.h"
 #include "daemon/store/store.h"
 #include "tests/unit/store/counting_device.h"
-#include "tests/unit/store/fake_system_root.h"
+#include "tests/support/fake_system_root.h"
 
 using namespace ckptd;
 using namespace ckptd::store;

@@ -12,9 +12,9 @@
 
 #include "common/units.h"
 #include "daemon/store/admission.h"
-#include "daemon/store/host_memory.h"
+#include "common/host_memory.h"
 #include "tests/unit/store/counting_device.h"
-#include "tests/unit/store/fake_system_root.h"
+#include "tests/support/fake_system_root.h"
 
 using namespace ckptd;
 using namespace ckptd::store;

@@ -73,5 +73,34 @@ TEST_CASE("rest keeps a byte's place in its block, and no two bytes meet") {
   CHECK(layout.total_bytes() % kBlockBytes == 0);
 }
 
+TEST_CASE("a place ends at its segment's border and at the end of the resting space") {
+  const Layout layout(files({{0, 10'000}}), 4096);  // three blocks
+  CHECK(layout.place(0).bytes == 4096);
+  CHECK(layout.place(4095).bytes == 1);
+  CHECK(layout.place(4096).segment == 1);
+  CHECK(layout.place(9000).offset == 9000 - 8192);
+  CHECK(layout.place(12'287).bytes == 1);
+  CHECK(layout.place(12'288).bytes == 0);
+  CHECK(layout.place(~std::uint64_t{0}).bytes == 0);
+}
+
+TEST_CASE("a folded layout knows the places of its stretches, and that nothing lies between them") {
+  const auto layout = Layout(files({{0, 10'000}}), 4096)
+                          .folded({{100, 50, 3, 7}, {150, 50, 3, 57}, {200, 50, 3, 200}, {4096, 10, 0, 4086}, {4106, 0, 9, 9}});
+  CHECK(layout.total_bytes() == 12'288);
+  CHECK(layout.resting_offset(0, 100) == 100);
+  CHECK(layout.place(99).bytes == 0);
+  const auto first = layout.place(100);
+  CHECK(first.segment == 3);
+  CHECK(first.offset == 7);
+  CHECK(first.bytes == 100);  // neighbours at neighbouring places are one
+  CHECK(layout.place(199).bytes == 1);
+  CHECK(layout.place(200).offset == 200);
+  CHECK(layout.place(250).bytes == 0);
+  CHECK(layout.place(4100).offset == 4090);
+  CHECK(layout.place(4106).bytes == 0);
+  CHECK(Layout(files({{0, 10'000}}), 4096).folded({}).place(0).bytes == 0);
+}
+
 }  // namespace
 }  // namespace ckptd::weights

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-namespace ckptd::store {
+namespace ckptd {
 
 inline constexpr std::uint64_t kHugePageBytes = 2 << 20;
 
@@ -22,7 +22,7 @@ struct Ceiling {
   std::uint64_t available_bytes = 0;
 };
 
-/// MemTotal and MemAvailable of /proc/meminfo; nothing when either is missing.
+/// MemTotal and MemAvailable of /proc/meminfo; nothing unless both are there, in kB.
 std::optional<Ceiling> parse_meminfo(std::string_view text);
 
 /// Where this process is, from /proc/self/cgroup. "/" when the text points out of what we can see ("/..").
@@ -42,10 +42,10 @@ std::uint64_t parse_stat_value(std::string_view text, std::string_view key);
 /// (inactive_file) counts as available, since reading a checkpoint through the page cache is charged to the group.
 std::vector<Ceiling> read_ceilings(const std::filesystem::path& system_root);
 
-/// MemTotal, or nothing.
-std::optional<std::uint64_t> read_total_memory(const std::filesystem::path& system_root);
+/// The machine alone; nothing when its /proc/meminfo does not tell.
+std::optional<Ceiling> read_machine(const std::filesystem::path& system_root);
 
 /// Pages of 2 MiB in the machine's pool that nobody has taken or reserved.
 std::uint64_t read_free_huge_pages(const std::filesystem::path& system_root);
 
-}  // namespace ckptd::store
+}  // namespace ckptd

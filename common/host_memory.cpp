@@ -1,12 +1,13 @@
-#include "daemon/store/host_memory.h"
+#include "common/host_memory.h"
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 
 #include "common/files.h"
 #include "common/units.h"
 
-namespace ckptd::store {
+namespace ckptd {
 namespace {
 
 namespace fs = std::filesystem;
@@ -75,10 +76,12 @@ std::optional<Ceiling> parse_meminfo(std::string_view text) {
   std::optional<std::uint64_t> total_kib, available_kib;
   while (!text.empty()) {
     auto line = take_line(text);
+    if (!line.ends_with(" kB")) continue;
     if (line.starts_with("MemTotal:")) total_kib = parse_number(line.substr(9));
     if (line.starts_with("MemAvailable:")) available_kib = parse_number(line.substr(13));
   }
-  if (!total_kib || !available_kib) return std::nullopt;
+  constexpr auto kMost = std::numeric_limits<std::uint64_t>::max() / kKiB;
+  if (!total_kib || !available_kib || *total_kib > kMost || *available_kib > kMost) return std::nullopt;
   return Ceiling{"this machine", *total_kib * kKiB, *available_kib * kKiB};
 }
 
@@ -120,26 +123,23 @@ std::uint64_t parse_stat_value(std::string_view text, std::string_view key) {
   return 0;
 }
 
+std::optional<Ceiling> read_machine(const fs::path& system_root) {
+  auto text = read_small_file(system_root / "proc/meminfo");
+  return text ? parse_meminfo(*text) : std::nullopt;
+}
+
 std::vector<Ceiling> read_ceilings(const fs::path& system_root) {
   static const CgroupFiles kVersion2{{"memory.max", "memory.high"}, "memory.current", "inactive_file"};
   static const CgroupFiles kVersion1{{"memory.limit_in_bytes"}, "memory.usage_in_bytes", "total_inactive_file"};
 
   std::vector<Ceiling> ceilings;
-  if (auto text = read_small_file(system_root / "proc/meminfo"))
-    if (auto machine = parse_meminfo(*text)) ceilings.push_back(std::move(*machine));
+  if (auto machine = read_machine(system_root)) ceilings.push_back(std::move(*machine));
   if (auto text = read_small_file(system_root / "proc/self/cgroup")) {
     auto paths = parse_proc_cgroup(*text);
     if (paths.unified) read_levels(system_root, "sys/fs/cgroup", *paths.unified, kVersion2, ceilings);
     if (paths.memory_v1) read_levels(system_root, "sys/fs/cgroup/memory", *paths.memory_v1, kVersion1, ceilings);
   }
   return ceilings;
-}
-
-std::optional<std::uint64_t> read_total_memory(const fs::path& system_root) {
-  auto text = read_small_file(system_root / "proc/meminfo");
-  if (!text) return std::nullopt;
-  auto machine = parse_meminfo(*text);
-  return machine ? std::optional(machine->total_bytes) : std::nullopt;
 }
 
 std::uint64_t read_free_huge_pages(const fs::path& system_root) {
@@ -152,4 +152,4 @@ std::uint64_t read_free_huge_pages(const fs::path& system_root) {
   return free - std::min(free, number("resv_hugepages"));
 }
 
-}  // namespace ckptd::store
+}  // namespace ckptd

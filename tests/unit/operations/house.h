@@ -1,0 +1,122 @@
+// Real rooms around fake ranks and a fake engine, for tests of the use cases.
+#pragma once
+
+#include <catch2/catch.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/units.h"
+#include "daemon/collective/local/local_group.h"
+#include "daemon/device/host/host_device.h"
+#include "daemon/operations/make.h"
+#include "tests/support/checkpoint_files/folder.h"
+#include "tests/support/checkpoint_files/layouts.h"
+#include "tests/unit/operations/fakes.h"
+
+namespace ckptd::tests {
+
+using namespace std::chrono_literals;
+
+struct House {
+  /// Segments are of 2 MiB.
+  explicit House(std::uint64_t budget_bytes = 64 * kMiB) {
+    for (unsigned i = 0; i < 2; ++i) devices.push_back(device::host::make_host_device(i));
+    for (auto& each : devices) raw.push_back(each.get());
+    store = *store::Store::create({.budget_bytes = budget_bytes, .lock = store::LockPolicy::off, .huge_pages = false}, raw);
+    deadlines = {1500ms, 2s, 2s, 2s, 2s};
+    start();
+  }
+
+  /// Also what a restart is: the journal and the endpoints are what a successor finds.
+  void start() {
+    operations.reset();
+    jobs.reset();
+    journal.reset();
+    catalogue = std::make_unique<catalogue::Catalogue>();
+    journal = *journal::Journal::open(folder / "state");
+    peaks = std::make_unique<journal::Peaks>(folder / "state/peaks.json");
+    jobs = std::make_unique<jobs::Registry>(50);
+    operations::Options options;
+    options.deadlines = deadlines;
+    options.answer_grace = 200ms;
+    options.bucket_bytes = 4096;
+    options.arena_bytes = arena_bytes;
+    options.preloads = preloads;
+    options.probe_at_start = probe_at_start;
+    options.record_memory_bytes = record_memory_bytes;
+    options.prefetch.throttle = throttle;
+    operations = operations::make_operations(
+        {*catalogue, *store, *jobs, *journal, endpoints, raw, collective::local::make_group,
+         [this](const std::string&, const std::string&, const std::string&) -> Result<std::unique_ptr<fleet::Engine>> {
+           return std::make_unique<FakeEngine>(behaviour, endpoints);
+         },
+         *peaks, [this] { return reread(); }},
+        options);
+  }
+
+  ~House() {
+    jobs->shutdown();
+    operations.reset();
+  }
+
+  std::string checkpoint(const std::string& name, std::uint64_t seed, const std::string& dtype = "F32") {
+    write_checkpoint(folder / name,
+                     {{random_tensor("a", dtype, {64, 32}, seed), random_tensor("b", "BF16", {7}, seed)}}, false);
+    return "file://" + (folder / name).string();
+  }
+
+  Result<proto::control::Job> load(const std::string& version, const std::string& uri) {
+    auto job = operations->load({"m", version, uri, false, ""});
+    if (!job) return job;
+    return operations->wait_job(job->id, Deadline::in(10s));
+  }
+
+  void load_or_die(const std::string& version, std::uint64_t seed) {
+    auto job = load(version, checkpoint("v" + version, seed));
+    REQUIRE(job);
+    REQUIRE(job->state == "succeeded");
+  }
+
+  void add_engine(const std::string& name = "e", std::vector<std::string> devices = {}) {
+    REQUIRE(operations->put_engine({name, "sglang", "http://127.0.0.1:1", "m", std::move(devices)}));
+  }
+
+  static proto::control::UpdateRequest to(const std::string& version) {
+    proto::control::UpdateRequest request;
+    request.name = "m";
+    request.version = version;
+    return request;
+  }
+
+  proto::control::Job run_update(const proto::control::UpdateRequest& request) {
+    auto job = operations->update(request);
+    REQUIRE(job);
+    auto ended = operations->wait_job(job->id, Deadline::in(10s));
+    REQUIRE(ended);
+    REQUIRE(ended->state != "running");
+    return *ended;
+  }
+
+  std::function<Result<operations::Reread>()> reread = [] { return operations::Reread{}; };  ///< what a reload finds
+  Folder folder;
+  std::vector<std::unique_ptr<device::Device>> devices;
+  std::vector<device::Device*> raw;
+  FakeEndpoints endpoints;
+  std::shared_ptr<FakeEngine::Behaviour> behaviour = std::make_shared<FakeEngine::Behaviour>();
+  pipeline::Deadlines deadlines;
+  std::uint64_t arena_bytes = 0;
+  std::vector<operations::Preload> preloads;
+  bool probe_at_start = false;
+  std::uint64_t record_memory_bytes = kMiB;
+  std::shared_ptr<prefetch::Throttle> throttle;
+  std::unique_ptr<store::Store> store;
+  std::unique_ptr<catalogue::Catalogue> catalogue;
+  std::unique_ptr<journal::Journal> journal;
+  std::unique_ptr<journal::Peaks> peaks;
+  std::unique_ptr<jobs::Registry> jobs;
+  std::unique_ptr<operations::Operations> operations;
+};
+
+}  // namespace ckptd::tests
