@@ -67,13 +67,13 @@ class Runner {
   void begin_step(Span::What what, std::uint32_t bucket = 0, std::uint64_t bytes = 0) {
     step_ = Span{what, bucket, bytes, Clock::now(), {}};
   }
-  /// Returns how long it took.
-  double end_step() {
+  void end_step() {
     step_->end = Clock::now();
+    const auto seconds = std::chrono::duration<double>(step_->end - step_->begin).count();
+    if (step_->what == Span::What::connect) report_.connect_seconds = seconds;
+    if (step_->what == Span::What::release || step_->what == Span::What::finish) report_.finish_seconds += seconds;
     report_.spans.push_back(*step_);
     step_.reset();
-    const auto& span = report_.spans.back();
-    return std::chrono::duration<double>(span.end - span.begin).count();
   }
   /// Buckets come in their order, which is the stream's: one could start when the one before it was there.
   void note_upload(std::uint32_t bucket) {
@@ -82,17 +82,20 @@ class Runner {
     report_.spans.push_back({Span::What::upload, bucket, bucket_bytes_[bucket], begin, last_upload_end_});
   }
 
-  /// Sends a step and waits for its acknowledgement, with nothing else to do meanwhile. Returns how long that took.
-  Result<double> step(Span::What what, const std::function<Result<>()>& send, std::chrono::milliseconds limit) {
+  /// Sends a step and waits for its acknowledgement, with nothing else to do meanwhile.
+  Result<> step(Span::What what, const std::function<Result<>()>& send, std::chrono::milliseconds limit) {
     CKPTD_TRY(all_.check_stop());
     begin_step(what);
     CKPTD_TRY(send());
     const std::array wakers{stop_waker_.fd()};
     const auto deadline = Deadline::in(limit);
     for (;;) {
-      if (CKPTD_TRY(lane_.session->wait(wakers, deadline)) == ranks::Session::Woken::acknowledged) return end_step();
+      const auto woken = CKPTD_TRY(lane_.session->wait(wakers, deadline));
+      if (woken == ranks::Session::Woken::acknowledged) break;
       CKPTD_TRY(all_.check_stop());
     }
+    end_step();
+    return {};
   }
 
   Result<> open() {
@@ -101,8 +104,7 @@ class Runner {
     // when all are there.
     while (!lane_.member && may_upload()) CKPTD_TRY(upload(queued_));
     CKPTD_TRY(all_.offers.pass(all_));
-    report_.connect_seconds =
-        CKPTD_TRY(step(Span::What::connect, [&] { return lane_.session->offer(exported); }, all_.deadlines.connect));
+    CKPTD_TRY(step(Span::What::connect, [&] { return lane_.session->offer(exported); }, all_.deadlines.connect));
     ++all_.progress.connected;
     // A broadcast is lockstep: it starts when every rank has opened its handle.
     if (lane_.member) return lane_.member->agree({}, Deadline::in(all_.deadlines.connect));
@@ -201,12 +203,8 @@ class Runner {
   }
 
   Result<> close() {
-    const auto& limits = all_.deadlines;
-    report_.finish_seconds =
-        CKPTD_TRY(step(Span::What::release, [&] { return lane_.session->release(); }, limits.release));
-    report_.finish_seconds +=
-        CKPTD_TRY(step(Span::What::finish, [&] { return lane_.session->finish(); }, limits.finish));
-    return {};
+    CKPTD_TRY(step(Span::What::release, [&] { return lane_.session->release(); }, all_.deadlines.release));
+    return step(Span::What::finish, [&] { return lane_.session->finish(); }, all_.deadlines.finish);
   }
 
   Lane& lane_;

@@ -9,7 +9,7 @@
 
 #include "common/deadline.h"
 #include "common/units.h"
-#include "daemon/store/host_memory.h"
+#include "common/host_memory.h"
 #include "daemon/weights/digest.h"
 
 namespace ckptd::probe {
@@ -53,7 +53,7 @@ HostMemory::~HostMemory() { ::munmap(bytes_.data(), bytes_.size()); }
 
 Result<std::unique_ptr<HostMemory>> HostMemory::make(const Limits& limits) {
   auto bytes = limits.bytes;
-  for (const auto& ceiling : store::read_ceilings(limits.system_root))
+  for (const auto& ceiling : read_ceilings(limits.system_root))
     bytes = CKPTD_TRY(affordable(bytes, ceiling.available_bytes, ceiling.name));
   UniqueFd memfd(::memfd_create("ckptd-probe", MFD_CLOEXEC));
   if (!memfd) return std::unexpected(system_error(errno, "create a memfd for a measurement"));

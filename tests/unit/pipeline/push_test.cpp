@@ -227,6 +227,7 @@ TEST_CASE("a cancel before the first bucket touches nobody") {
   CHECK(bench.touches == 0);
   for (const auto& lane : bench.report.lanes) {
     CHECK(spans_of(lane, Span::What::connect).size() == 1);  // what it waited for
+    CHECK(lane.connect_seconds > 0.01);
     CHECK(spans_of(lane, Span::What::reload).empty());
   }
 }
