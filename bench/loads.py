@@ -357,6 +357,7 @@ def machine(directory):
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "disk": first_line(os.path.join(disk, "device", "model")) or os.path.basename(disk).rstrip("0123456789"),
         "disk_scheduler": first_line(os.path.join(disk, "queue", "scheduler")),
+        "shmem_huge_pages": first_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
         "file_system": subprocess.run(["stat", "-f", "-c", "%T", directory], capture_output=True, text=True).stdout.strip(),
     }
 
@@ -401,7 +402,7 @@ def main():
     about = machine(directory)
     told = {"machine": about, "bytes": total_bytes(directory), "files": len(files_in(directory)), "rounds": arguments.rounds}
     print(f"Linux {about['kernel']}, {about['cpu']}, {about['cores']} cores, {about['memory_bytes'] / 2**30:.0f} GiB; disk "
-          f"{about['disk']} (scheduler {about['disk_scheduler']}), {about['file_system']}; {told['files']} files with "
+          f"{about['disk']} (scheduler {about['disk_scheduler']}), {about['file_system']}; shared memory's huge pages {about['shmem_huge_pages']}; {told['files']} files with "
           f"{told['bytes'] / 1e9:.2f} GB, {arguments.rounds} rounds")
     for name in chosen:
         told[name] = parts[name](arguments, directory)

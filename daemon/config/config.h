@@ -53,7 +53,7 @@ struct Config {
   std::vector<std::filesystem::path> source_roots;
   unsigned prefetch_readers = 0, prefetch_hashers = 0;  ///< 0: from the number of processors
   bool prefetch_io_uring = true;
-  unsigned prefetch_queue_depth = 8;
+  unsigned prefetch_queue_depth = 16;
   std::uint64_t prefetch_read_bytes = 8 << 20;
   std::uint64_t prefetch_max_bytes_per_second = 0;  ///< of all loads together; 0: no limit
   IoPriority prefetch_io_priority = IoPriority::none;

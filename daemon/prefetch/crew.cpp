@@ -11,7 +11,7 @@ using std::chrono::milliseconds;
 
 constexpr std::uint64_t kNoBlock = ~std::uint64_t{0};
 /// How much is copied before it is hashed: a processor's own cache should hold it, and a system call is paid for each.
-constexpr std::uint64_t kCopyBytes = 512 << 10;
+constexpr std::uint64_t kCopyBytes = 256 << 10;
 /// How soon a reader that waits for reads or for the budget sees that it should stop.
 constexpr milliseconds kTick{50};
 

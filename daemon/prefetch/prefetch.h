@@ -30,7 +30,7 @@ struct Options {
   unsigned readers = 0;      ///< 0: from the number of processors
   unsigned hashers = 0;      ///< 0: from the number of processors
   bool io_uring = true;      ///< as far as it is allowed
-  unsigned queue_depth = 8;  ///< reads under way in all, where a reader can queue
+  unsigned queue_depth = 16; ///< reads under way in all, where a reader can queue
   std::uint64_t read_bytes = 8 << 20;
   std::chrono::milliseconds no_progress{60'000};
   ThreadPriority priority{};             ///< of readers and hashers
