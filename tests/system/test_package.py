@@ -114,7 +114,7 @@ class Package(unittest.TestCase):
         text = text.replace('# log_level = "info"', top or '# log_level = "info"')
         self.assertIn("budget = \"256MiB\"" if budget == "256MiB" else budget, text)
         with open(self.box.tree + CONFIG, "w", encoding="utf-8") as file:
-            file.write(text + extra)
+            file.write(text + '\n[timeouts]\nshutdown = "2s"\n' + extra)  # each stop waits that long for dead ranks
 
     def compare(self, version):
         verdict = self.engine("POST", "/standin/compare", checkpoint=f"/srv/models/{version}")["HOST-0"]

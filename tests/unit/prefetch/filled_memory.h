@@ -10,7 +10,7 @@
 #include "daemon/weights/digest.h"
 #include "daemon/weights/layout.h"
 #include "tests/unit/prefetch/memory_source.h"
-#include "tests/unit/store/fake_system_root.h"
+#include "tests/support/fake_system_root.h"
 
 namespace ckptd::test {
 
