@@ -39,7 +39,7 @@ TEST_CASE("commands, their commands and their options are completed from the tab
   CHECK(offers({""}, "status"));
   CHECK(offers({"--json", ""}, "load"));
   CHECK_FALSE(offers({""}, "__complete"));
-  CHECK(offered({"job", ""}) == Words{"list", "show", "watch", "cancel"});
+  CHECK(offered({"job", ""}) == Words{"list", "show", "watch", "trace", "cancel"});
   CHECK(offered({"update", "--dry"}) == Words{"--dry-run"});
   CHECK(offered({"update", "gt@1", "--so"}) == Words{"--socket"});  // a global one, behind the command
   CHECK(offered({"nonsense", "upd"}) == Words{"update"});
@@ -115,7 +115,7 @@ TEST_CASE("bash completes commands, and versions from behind their @, where it b
   test::FakeDaemon daemon(answer_of_daemon);
   const auto ckptctl = "ckptctl --socket " + daemon.socket();
   CHECK(bash_offers("ckptctl upd") == "update");
-  CHECK(bash_offers("ckptctl job ") == "list show watch cancel");
+  CHECK(bash_offers("ckptctl job ") == "list show watch trace cancel");
   CHECK(bash_offers(ckptctl + " show ") == "Qwen/Qwen3-8B@1 gt@2");
   CHECK(bash_offers(ckptctl + " show Qwen/Q") == "Qwen/Qwen3-8B@1");
   CHECK(bash_offers(ckptctl + " show gt@") == "2");

@@ -358,7 +358,7 @@ namespace {
 /// Devices that believe in 64 MiB of free memory, whatever this machine has.
 struct SmallMachine {
   SmallMachine() {
-    tests::write_file(root / "proc/meminfo", "MemAvailable:      65536 kB\n");
+    tests::write_file(root / "proc/meminfo", "MemTotal:         131072 kB\nMemAvailable:      65536 kB\n");
   }
   std::unique_ptr<device::Device> device(unsigned index) const { return device::host::make_host_device(index, root.path()); }
   tests::Folder root;
