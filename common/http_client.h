@@ -23,7 +23,8 @@ struct Endpoint {
   std::uint16_t port = 0;
   std::string unix_path;  ///< empty for TCP
 
-  static Result<Endpoint> parse(std::string_view text);
+  /// Port 0 stands for "any" where one listens, and is no place to connect to.
+  static Result<Endpoint> parse(std::string_view text, std::uint16_t lowest_port = 1);
   std::string show() const;
   bool operator==(const Endpoint&) const = default;
 };

@@ -7,6 +7,7 @@
 #include "daemon/control/server.h"
 #include "daemon/device/host/host_device.h"
 #include "daemon/fleet/sglang/sglang_engine.h"
+#include "daemon/metrics/metrics.h"
 #include "daemon/operations/make.h"
 #include "daemon/ranks/checkpoint_engine/endpoints.h"
 
@@ -90,10 +91,11 @@ Result<> seed_engines(operations::Operations& operations, const config::Config& 
 class Running final : public Assembly {
  public:
   explicit Running(const config::Config& config)
-      : config_(config), jobs_(config.job_history) {}
+      : config_(config), jobs_(config.job_history), counted_jobs_(metrics_.follow(jobs_)) {}
 
   /// Jobs use the operations and all below them: they end first, also when start() came only half way.
   ~Running() override {
+    metrics_server_.reset();
     server_.reset();
     jobs_.shutdown();
   }
@@ -122,12 +124,12 @@ class Running final : public Assembly {
         {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices, collective::local::make_group, make_engine},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
-    server_ = CKPTD_TRY(control::Server::start(
-        {.socket = config_.runtime_dir / "control.sock", .group = config_.control_group}, *operations_));
-    return {};
+    server_ = CKPTD_TRY(control::Server::start(control_options(), *operations_));
+    return serve_metrics();
   }
 
   void stop() override {
+    metrics_server_.reset();
     server_.reset();
     jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
     const auto waiting = endpoints_->drain(Deadline::in(config_.shutdown));
@@ -137,16 +139,39 @@ class Running final : public Assembly {
   }
 
  private:
+  control::Options control_options() {
+    control::Options options;
+    options.socket = config_.runtime_dir / "control.sock";
+    options.group = config_.control_group;
+    options.on_answer = [this](std::string_view method, std::string_view route, unsigned status) {
+      metrics_.count_request(method, route, status);
+    };
+    options.on_event_clients = [this](std::size_t clients) { metrics_.set_event_clients(clients); };
+    return options;
+  }
+
+  Result<> serve_metrics() {
+    if (config_.metrics_listen.empty()) return {};
+    auto server = control::Server::start_metrics({config_.metrics_listen, config_.control_group}, *operations_,
+                                                 [this] { return metrics_.text(*operations_); });
+    if (!server) return std::unexpected(server.error().within("[metrics] listen (--metrics-listen)"));
+    metrics_server_ = *std::move(server);
+    return {};
+  }
+
   config::Config config_;
   UniqueFd runtime_lock_;
+  metrics::Metrics metrics_;
   std::unique_ptr<journal::Journal> journal_;
   std::vector<std::unique_ptr<device::Device>> devices_;
   std::unique_ptr<store::Store> store_;
   std::unique_ptr<catalogue::Catalogue> catalogue_;
   std::unique_ptr<ranks::Endpoints> endpoints_;
   jobs::Registry jobs_;
+  Subscription counted_jobs_;
   std::unique_ptr<operations::Operations> operations_;
   std::unique_ptr<control::Server> server_;
+  std::unique_ptr<control::Server> metrics_server_;
 };
 
 }  // namespace

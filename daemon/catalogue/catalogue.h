@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -15,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/listeners.h"
 #include "common/result.h"
 #include "daemon/store/store.h"
 #include "daemon/weights/checkpoint_id.h"
@@ -94,6 +96,9 @@ class Catalogue {
   /// a failed or evicted entry is simply forgotten with `forget`, which also drops the identity.
   Result<> evict(const weights::CheckpointId& id, bool forget);
   Result<> set_kept(const weights::CheckpointId& id, bool kept);
+
+  /// Told, without any lock held, after a state or `kept` may have changed.
+  [[nodiscard]] Subscription on_change(std::function<void()> listener);
 
   std::optional<View> view(const weights::CheckpointId& id) const;
   std::vector<View> list() const;  ///< in the order of ids

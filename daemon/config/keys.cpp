@@ -99,6 +99,10 @@ std::vector<Key<Config>> make_config_keys() {
       key("timeouts.shutdown", "", &C::shutdown, duration(),
           "How long an orderly end waits for ranks to be told; less than the 10 s that engines are promised."),
 
+      key("metrics.listen", "--metrics-listen", &C::metrics_listen, text(true),
+          "Where a monitoring system may read /metrics, /healthz and /readyz, without a password: 127.0.0.1:9464, "
+          "[::1]:9464 or unix:/PATH (of the control group); port 0 takes a free one and logs it; empty: nowhere."),
+
       key("jobs.history", "", &C::job_history, count<std::size_t>(1, 100'000),
           "Finished jobs that are remembered; 1 to 100000."),
   };

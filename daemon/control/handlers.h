@@ -25,6 +25,8 @@ Result<Response> post_update(Operations&, const Call&);
 Result<Response> list_jobs(Operations&, const Call&);
 Result<Response> get_job(Operations&, const Call&);
 Result<Response> delete_job(Operations&, const Call&);
+Result<Response> watch_job(Operations&, const Call&);
+Result<Response> watch_everything(Operations&, const Call&);
 
 Result<Response> list_engines(Operations&, const Call&);
 Result<Response> put_engine(Operations&, const Call&);

@@ -7,13 +7,16 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "common/deadline.h"
+#include "common/listeners.h"
 #include "common/result.h"
 #include "proto/control/api.h"
+#include "proto/control/events.h"
 
 namespace ckptd::operations {
 
@@ -48,6 +51,10 @@ class Operations {
   virtual Result<> remove_engine(const std::string& name) = 0;
 
   virtual api::Status status() const = 0;
+
+  /// Tells what happens from now on; first, as progress, of the jobs that run. The listener is called where things
+  /// happen and under locks: it takes its copy and returns, and calls nothing here.
+  [[nodiscard]] virtual Subscription subscribe(std::function<void(const api::Event&)> listener) = 0;
 };
 
 }  // namespace ckptd::operations

@@ -9,7 +9,11 @@
 
 namespace ckptd::operations {
 
-Service::Service(Parts parts, Options options) : parts_(std::move(parts)), options_(std::move(options)) {}
+Service::Service(Parts parts, Options options)
+    : parts_(std::move(parts)),
+      options_(std::move(options)),
+      catalogue_changes_(parts_.catalogue.on_change([this] { announce(); })),
+      journal_changes_(parts_.journal.on_change([this] { announce(); })) {}
 
 /// The custodian lives longer and would tell us of endpoints that it closes.
 Service::~Service() { parts_.endpoints.on_closed({}); }
@@ -97,8 +101,7 @@ api::Status Service::status() const {
   for (const auto* device : parts_.devices)
     status.devices.push_back({device->identity().uuid, device->identity().kind, device->free_bytes().value_or(0)});
   status.engines = engines();
-  for (const auto& record : parts_.jobs.list())
-    if (record.state == jobs::State::running) status.running_jobs.push_back(record.id);
+  for (const auto& record : parts_.jobs.running()) status.running_jobs.push_back(record.id);
   for (const auto& open : parts_.endpoints.in_custody())
     status.in_custody.push_back(open.engine.empty() ? open.device : open.device + " of " + open.engine);
   return status;

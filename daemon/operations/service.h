@@ -58,6 +58,7 @@ class Service final : public Operations {
   Result<> remove_engine(const std::string& name) override;
 
   api::Status status() const override;
+  Subscription subscribe(std::function<void(const api::Event&)> listener) override;
 
  private:
   // loads.cpp
@@ -102,6 +103,12 @@ class Service final : public Operations {
   Result<> check_not_updating(const std::string& engine) const;
   api::Engine show_engine(const journal::EngineRecord& record) const;
 
+  // announcements.cpp
+  /// Tells how engines and versions differ from what was told last.
+  void announce();
+  void announce_engines();
+  void announce_versions();
+
   std::vector<std::string> missing_preloads() const;
   std::optional<Error> last_load_error(const weights::CheckpointId& id) const;
 
@@ -112,6 +119,12 @@ class Service final : public Operations {
   mutable std::mutex mutex_;
   std::map<std::string, std::string> updating_;  ///< engine -> job
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
+
+  std::mutex announcing_;  ///< guards what was told last, and keeps the telling in order
+  std::map<std::string, api::Engine> told_engines_;
+  std::map<std::pair<std::string, std::string>, api::Version> told_versions_;
+  Listeners<const api::Event&> listeners_;
+  Subscription catalogue_changes_, journal_changes_;  ///< last, so that they end first
 };
 
 }  // namespace ckptd::operations
