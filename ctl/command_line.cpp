@@ -29,7 +29,7 @@ struct Typed {
   std::vector<std::string> engines;
   api::EngineRequest engine;
   bool json = false, keep = false, detach = false, dry_run = false, force = false, keep_cache = false, tensors = false,
-       forget = false;
+       forget = false, once = false;
   std::function<Result<Command>()> finish;  ///< of the chosen command
 };
 
@@ -175,6 +175,12 @@ void add_engines(CLI::App& app, Typed& typed) {
   on_finish(remove, typed, [](const Typed& chosen) { return RemoveEngine{chosen.name}; });
 }
 
+void add_watch(CLI::App& app, Typed& typed) {
+  auto* watch = app.add_subcommand("watch", "show what happens, line by line, until Ctrl-C");
+  watch->add_flag("--once", typed.once, "end when the daemon ends, instead of waiting for it to come back");
+  on_finish(watch, typed, [](const Typed& chosen) { return Watch{chosen.once}; });
+}
+
 void add_wait(CLI::App& app, Typed& typed) {
   auto* wait = app.add_subcommand("wait", "wait until a job has ended, or an engine is idle and serves its target");
   wait->add_option("subject", typed.subject, "job/ID or engine/NAME")->required();
@@ -195,6 +201,7 @@ void add_all(CLI::App& app, Typed& typed) {
   add_jobs(app, typed);
   add_engines(app, typed);
   add_wait(app, typed);
+  add_watch(app, typed);
   app.footer(kExamples);  // after the commands, which would inherit it
 }
 

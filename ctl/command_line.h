@@ -41,6 +41,9 @@ struct ShowJob {
 struct WatchJob {
   std::string id;
 };
+struct Watch {
+  bool once = false;  ///< ends with the connection instead of waiting for the daemon to come back
+};
 struct CancelJob {
   std::string id;
   bool force = false;
@@ -67,7 +70,7 @@ struct WaitForEngine {
 
 using Command =
     std::variant<Load, Update, ListVersions, ShowVersion, ShowStatus, Evict, SetKept, Trim, ListJobs, ShowJob, WatchJob,
-                 CancelJob, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine>;
+                 Watch, CancelJob, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine>;
 
 struct Invocation {
   std::string socket = "/run/ckptd/control.sock";

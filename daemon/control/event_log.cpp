@@ -65,15 +65,20 @@ const std::string& LoggedEvent::text() const {
 
 class EventLog::All final : public EventFeed {
  public:
-  /// Begins with the event of number `next`. `lost` is what the client has to be told first.
-  All(const EventLog& log, std::uint64_t next, std::string lost)
-      : log_(log), next_(next), lost_(std::move(lost)) {}
+  /// Begins with the event of number `next` and progress behind the change `seen`. With the log's mutex held.
+  All(const EventLog& log, std::uint64_t next, std::uint64_t seen) : log_(log), next_(next), seen_(seen) {}
+
+  /// What the client is told first: that it has lost something, and what runs.
+  void greet(std::string lost) {
+    lost_ = std::move(lost);
+    for (const auto& [id, job] : log_.running_) running_.push_back(job->latest);
+  }
 
   bool is_over() const override { return false; }
 
   std::string next(Clock::time_point now) override {
     auto text = std::exchange(lost_, {});
-    std::vector<EventPointer> events;
+    auto events = std::exchange(running_, {});
     {
       std::scoped_lock lock(log_.mutex_);
       if (next_ < log_.first_) {
@@ -93,15 +98,16 @@ class EventLog::All final : public EventFeed {
   void add_progress(std::vector<EventPointer>& events, Clock::time_point now) {
     auto before = events.size();
     for (const auto& [id, job] : log_.running_)
-      if (!seen_ || job->change > *seen_) events.push_back(job->latest);
+      if (job->change > seen_) events.push_back(job->latest);
     seen_ = log_.changes_;
     if (events.size() > before) progress_at_ = now + log_.limits_.progress_interval;
   }
 
   const EventLog& log_;
   std::uint64_t next_;
+  std::uint64_t seen_;  ///< of EventLog::changes_
   std::string lost_;
-  std::optional<std::uint64_t> seen_;  ///< of EventLog::changes_; absent: everything that runs is news
+  std::vector<EventPointer> running_;
   Clock::time_point progress_at_{};
 };
 
@@ -177,12 +183,15 @@ void EventLog::add(const api::Event& event) {
 std::unique_ptr<EventFeed> EventLog::follow_all(std::string_view last_event_id) {
   std::scoped_lock lock(mutex_);
   auto end = first_ + ring_.size();
-  if (last_event_id.empty()) return std::make_unique<All>(*this, end, "");
   auto last = number_in(last_event_id, epoch_);
-  if (last && *last < end) return std::make_unique<All>(*this, *last + 1, "");
-  return std::make_unique<All>(
-      *this, end, missed(std::nullopt, "the last event that you name is not one of this daemon's: it was started "
-                                       "again, and jobs of its predecessor have ended"));
+  // Progress has no number: who comes back is told the latest of every job, behind the starts that it has missed.
+  if (last && *last < end) return std::make_unique<All>(*this, *last + 1, 0);
+  auto feed = std::make_unique<All>(*this, end, changes_);
+  feed->greet(last_event_id.empty() ? std::string()
+                                    : missed(std::nullopt,
+                                             "the last event that you name is not one of this daemon's: it was started "
+                                             "again, and jobs of its predecessor have ended"));
+  return feed;
 }
 
 EventPointer EventLog::outcome_in_ring(const std::string& job) const {

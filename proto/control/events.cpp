@@ -33,6 +33,17 @@ nlohmann::json data_of(const Event& event) {
   return std::visit([](const auto& value) { return to_json(value); }, event.about);
 }
 
+Result<std::optional<Event>> parse_event(std::string_view name, const nlohmann::json& data) {
+  for (int number = 0; number <= static_cast<int>(Event::Kind::version_removed); ++number) {
+    const auto kind = static_cast<Event::Kind>(number);
+    if (name_of(kind) != name) continue;
+    if (name.starts_with("job-")) return Event{kind, CKPTD_TRY(parse_job(data))};
+    if (name.starts_with("engine-")) return Event{kind, CKPTD_TRY(parse_engine(data))};
+    return Event{kind, CKPTD_TRY(parse_version(data))};
+  }
+  return std::nullopt;
+}
+
 std::string to_wire(const WireEvent& event) {
   std::string text;
   if (!event.id.empty()) text += fmt::format("id: {}\n", one_line(event.id));

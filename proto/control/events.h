@@ -34,6 +34,10 @@ struct Event {
 std::string_view name_of(Event::Kind kind);  ///< "job-started", ...
 nlohmann::json data_of(const Event& event);  ///< as GET of the same thing answers
 
+/// The event of this name and data. Nothing for a name that this version does not know; corrupt when the data is not
+/// what the name promises.
+Result<std::optional<Event>> parse_event(std::string_view name, const nlohmann::json& data);
+
 /// Two events that are about the stream itself.
 inline constexpr std::string_view kMissed = "missed";    ///< {"sentence":"...","events":N}: some were lost
 inline constexpr std::string_view kClosing = "closing";  ///< {"sentence":"..."}: the daemon ends, and this stream with it
