@@ -28,7 +28,7 @@ MetricFamily gauge(std::string name, std::string help, std::uint64_t value) {
 
 void add_store(std::vector<MetricFamily>& families, const api::Status& status) {
   families.push_back(gauge("ckptd_store_budget_bytes", "Host memory that weights may take.", status.budget_bytes));
-  auto& held = families.emplace_back(gauges("ckptd_store_bytes", "Host memory that the store holds."));
+  auto& held = families.emplace_back(gauges("ckptd_store_bytes", "Host memory that the store holds: lent to versions, or idle and ready for the next."));
   add(held, {{"state", "lent"}}, static_cast<double>(status.lent_bytes));
   add(held, {{"state", "idle"}}, static_cast<double>(status.idle_bytes));
   families.push_back(gauge("ckptd_store_locked_bytes", "What of it is locked against swapping.", status.locked_bytes));

@@ -130,6 +130,7 @@ class FakeOperations final : public operations::Operations {
     status.daemon_version = "1";
     status.ready = ready;
     if (!ready) status.not_ready = {"a/b@1 is loading"};
+    status.engines = {engine_named("e")};
     return status;
   }
 
