@@ -16,6 +16,7 @@ find_path(CPPZMQ_INCLUDE_DIR zmq.hpp REQUIRED)
 pkg_check_modules(libxxhash REQUIRED IMPORTED_TARGET libxxhash)  # daemon/weights: digests
 pkg_check_modules(libnuma REQUIRED IMPORTED_TARGET numa)     # daemon/store: where a segment lies
 pkg_check_modules(libsystemd REQUIRED IMPORTED_TARGET libsystemd)  # daemon/systemd: sd_notify
+pkg_check_modules(prometheus REQUIRED IMPORTED_TARGET prometheus-cpp-core)  # daemon/metrics: registry and text format
 if(CKPTD_TESTS)
   find_package(Catch2 2.13 REQUIRED)                         # tests
   find_package(Python3 3.11 REQUIRED COMPONENTS Interpreter)   # tests: scripts of the includes rule, golden and e2e

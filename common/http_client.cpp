@@ -157,10 +157,14 @@ class Exchange {
 
   Result<Response> run(const WireRequest& request) {
     std::stop_callback on_stop(stop_, [this] { io_.stop(); });
-    auto connect_by = Deadline::in(limits_.connect);
-    auto addresses = CKPTD_TRY(addresses_of(to_, connect_by, stop_));
-    CKPTD_TRY(connect(addresses, connect_by));
+    CKPTD_TRY(connect());
     return exchange(request, Deadline::in(limits_.response));
+  }
+
+  Result<Response> follow(const WireRequest& request, Deadline until, const std::function<bool(std::string_view)>& sink) {
+    std::stop_callback on_stop(stop_, [this] { io_.stop(); });
+    CKPTD_TRY(connect());
+    return receive_stream(request, until, sink);
   }
 
  private:
@@ -181,7 +185,9 @@ class Exchange {
     return fail(ErrorKind::timed_out, "{} did not {} within {} s", to_.show(), doing, seconds(limit));
   }
 
-  Result<> connect(const std::vector<Stream::endpoint>& addresses, Deadline deadline) {
+  Result<> connect() {
+    auto deadline = Deadline::in(limits_.connect);
+    auto addresses = CKPTD_TRY(addresses_of(to_, deadline, stop_));
     auto outcome = step(deadline, [&](auto handler) { asio::async_connect(socket_, addresses, handler); });
     if (!outcome) return given_up("accept a connection", limits_.connect);
     if (!*outcome) return {};
@@ -205,6 +211,35 @@ class Exchange {
     return Response{parser.get().result_int(), std::move(parser.get().body())};
   }
 
+  /// Every step may take as long as a whole response may elsewhere.
+  Result<Response> receive_stream(const WireRequest& request, Deadline until,
+                                  const std::function<bool(std::string_view)>& sink) {
+    auto soon = [&] { return Deadline::in(limits_.response).earlier(until); };
+    auto sent = step(soon(), [&](auto handler) { wire::async_write(socket_, request, handler); });
+    if (!sent) return given_up("take the request", limits_.response);
+    wire::response_parser<wire::string_body> parser;
+    parser.header_limit(kHeaderBytes);
+    parser.body_limit(limits_.body_bytes);
+    boost::beast::flat_buffer buffer;
+    auto head = step(soon(), [&](auto handler) { wire::async_read_header(socket_, buffer, parser, handler); });
+    if (!head) return given_up("answer", limits_.response);
+    if (*head) return unreadable(*head);
+    const bool is_stream = parser.get().result_int() == 200;
+    if (is_stream) parser.body_limit(boost::none);
+    // Not eager: an eager parser holds a chunk back until the head of the next one has come.
+    parser.eager(false);
+    auto& body = parser.get().body();
+    while (!parser.is_done()) {
+      auto received = step(soon(), [&](auto handler) { wire::async_read_some(socket_, buffer, parser, handler); });
+      if (!received) return given_up("say anything", limits_.response);
+      if (*received) return unreadable(*received);
+      if (!is_stream || body.empty()) continue;
+      if (!sink(body)) break;
+      body.clear();
+    }
+    return Response{parser.get().result_int(), is_stream ? std::string() : std::move(body)};
+  }
+
   std::unexpected<Error> unreadable(error_code error) const {
     if (error == wire::error::body_limit)
       return fail(ErrorKind::corrupt, "the answer of {} has more than {} bytes", to_.show(), limits_.body_bytes);
@@ -225,13 +260,30 @@ class Exchange {
 
 }  // namespace
 
-Result<Response> send(const Endpoint& to, const Request& request, const Limits& limits, std::stop_token stop) {
-  auto message = CKPTD_TRY(written_out(to, request));
+namespace {
+
+/// Beast and Asio throw when a descriptor, a thread or memory cannot be had.
+template <class Talk>
+Result<Response> without_exceptions(const Endpoint& to, Talk talk) {
   try {
-    return Exchange(to, limits, std::move(stop)).run(message);
-  } catch (const std::exception& failure) {  // no descriptor, no thread or no memory left
+    return talk();
+  } catch (const std::exception& failure) {
     return fail(ErrorKind::io, "cannot talk to {}: {}", to.show(), failure.what());
   }
+}
+
+}  // namespace
+
+Result<Response> send(const Endpoint& to, const Request& request, const Limits& limits, std::stop_token stop) {
+  auto message = CKPTD_TRY(written_out(to, request));
+  return without_exceptions(to, [&] { return Exchange(to, limits, std::move(stop)).run(message); });
+}
+
+Result<Response> follow(const Endpoint& to, const Request& request, const StreamLimits& limits,
+                        const std::function<bool(std::string_view)>& sink, std::stop_token stop) {
+  auto message = CKPTD_TRY(written_out(to, request));
+  const Limits each{limits.connect, limits.silence, limits.body_bytes};
+  return without_exceptions(to, [&] { return Exchange(to, each, std::move(stop)).follow(message, limits.until, sink); });
 }
 
 }  // namespace ckptd::http

@@ -7,12 +7,14 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <stop_token>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "common/deadline.h"
 #include "common/result.h"
 
 namespace ckptd::http {
@@ -23,7 +25,8 @@ struct Endpoint {
   std::uint16_t port = 0;
   std::string unix_path;  ///< empty for TCP
 
-  static Result<Endpoint> parse(std::string_view text);
+  /// Port 0 stands for "any" where one listens, and is no place to connect to.
+  static Result<Endpoint> parse(std::string_view text, std::uint16_t lowest_port = 1);
   std::string show() const;
   bool operator==(const Endpoint&) const = default;
 };
@@ -50,6 +53,19 @@ struct Limits {
 /// timed_out, cancelled (stop token), corrupt (not HTTP, or a body above the limit), invalid_argument (a request that
 /// cannot be written as HTTP). An HTTP status of any value is not an error here.
 Result<Response> send(const Endpoint& to, const Request& request, const Limits& limits, std::stop_token stop = {});
+
+struct StreamLimits {
+  std::chrono::milliseconds connect{5'000};
+  std::chrono::milliseconds silence{60'000};  ///< from one byte of the answer to the next, the first included
+  std::uint64_t body_bytes = 1 << 20;         ///< of an answer that is no success
+  Deadline until = Deadline(Clock::time_point::max());
+};
+
+/// As send(), for an answer that goes on: the body of a 200 is given to `sink` as it comes, until the server ends it or
+/// `sink` returns false; the response then has no body. Any other status comes back with its body. timed_out also at
+/// `until`.
+Result<Response> follow(const Endpoint& to, const Request& request, const StreamLimits& limits,
+                        const std::function<bool(std::string_view)>& sink, std::stop_token stop = {});
 
 /// "a%2Fb" -> "a/b"; an error for a broken escape. And its inverse for one path segment.
 Result<std::string> percent_decode(std::string_view text);

@@ -40,7 +40,7 @@ bool is_host(std::string_view host, bool bracketed) {
 
 }  // namespace
 
-Result<Endpoint> Endpoint::parse(std::string_view text) {
+Result<Endpoint> Endpoint::parse(std::string_view text, std::uint16_t lowest_port) {
   if (text.starts_with("unix:")) return parse_unix(text, text.substr(5));
   auto rest = text;
   if (rest.starts_with("http://")) rest.remove_prefix(7);
@@ -56,8 +56,8 @@ Result<Endpoint> Endpoint::parse(std::string_view text) {
   auto digits = rest.substr(colon + 1);
   std::uint16_t port = 0;
   auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
-  if (error != std::errc{} || end != digits.data() + digits.size() || port == 0)
-    return bad_endpoint(text, "the port is no number from 1 to 65535");
+  if (error != std::errc{} || end != digits.data() + digits.size() || port < lowest_port)
+    return bad_endpoint(text, fmt::format("the port is no number from {} to 65535", lowest_port));
   return Endpoint{.host = std::string(host), .port = port, .unix_path = {}};
 }
 

@@ -12,6 +12,9 @@ using nlohmann::json;
 // The daemon gives a handler a minute: who gives up sooner never learns how it ended.
 constexpr http::Limits kLimits{std::chrono::milliseconds(5'000), std::chrono::milliseconds(70'000), 256 << 20};
 
+// The daemon says something every 15 seconds.
+constexpr std::chrono::seconds kSilence{45};
+
 std::string path_of(const CheckpointName& checkpoint) {
   return fmt::format("/v1/checkpoints/{}/versions/{}", http::percent_encode(checkpoint.name),
                      http::percent_encode(checkpoint.version));
@@ -104,6 +107,37 @@ Result<json> Client::trace(const std::string& id) const {
 
 Result<Answer<api::Job>> Client::probe() const {
   return typed(CKPTD_TRY(call(request_for("POST", "/v1/probe"))), api::parse_job);
+}
+
+Result<> Client::follow(http::Request request, const EventSink& sink, Deadline until) const {
+  request.headers.emplace_back("Accept", "text/event-stream");
+  api::EventReader reader;
+  Result<> understood;
+  bool opened = false;
+  auto take = [&](std::string_view bytes) {
+    if (!std::exchange(opened, true)) sink.opened();
+    understood = reader.feed(bytes);
+    if (!understood) return false;
+    while (auto event = reader.next())
+      if (!sink.event(*event)) return false;
+    return true;
+  };
+  http::StreamLimits limits{.connect = kLimits.connect, .silence = kSilence, .until = until};
+  auto response = http::follow({.host = {}, .port = 0, .unix_path = socket_path_}, request, limits, take, stop_);
+  if (!understood) return std::unexpected(not_understood(std::move(understood).error()));
+  if (!response) return std::unexpected(explain_no_answer(std::move(response).error(), socket_path_));
+  if (response->status != 200) CKPTD_TRY(read_answer(*response, request.method + " " + request.target));
+  return {};
+}
+
+Result<> Client::follow_all(const std::string& last_event_id, const EventSink& sink) const {
+  auto request = request_for("GET", "/v1/events");
+  if (!last_event_id.empty()) request.headers.emplace_back("Last-Event-ID", last_event_id);
+  return follow(std::move(request), sink, Deadline(Clock::time_point::max()));
+}
+
+Result<> Client::follow_job(const std::string& id, const EventSink& sink, Deadline until) const {
+  return follow(request_for("GET", path_of_job(id) + "/events"), sink, until);
 }
 
 Result<Answer<std::vector<api::Engine>>> Client::engines() const {

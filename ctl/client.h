@@ -8,6 +8,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <stop_token>
 #include <string>
@@ -18,6 +19,7 @@
 #include "common/http_client.h"
 #include "common/result.h"
 #include "proto/control/api.h"
+#include "proto/control/events.h"
 
 namespace ckptd::ctl {
 
@@ -33,6 +35,12 @@ template <class T>
 struct Answer {
   nlohmann::json json;
   T value;
+};
+
+/// What a stream of events tells. Called on the thread that follows it.
+struct EventSink {
+  std::function<void()> opened = [] {};                        ///< the daemon has begun to answer
+  std::function<bool(const api::WireEvent&)> event;            ///< false: enough
 };
 
 class Client {
@@ -57,6 +65,10 @@ class Client {
 
   Result<nlohmann::json> trace(const std::string& id) const;
   Result<Answer<api::Job>> probe() const;
+  /// Follow what happens, or one job, until the daemon ends the stream or the sink has enough; with a deadline, that ends
+  /// it with timed_out. A `last_event_id` that is not empty goes on behind that event.
+  Result<> follow_all(const std::string& last_event_id, const EventSink& sink) const;
+  Result<> follow_job(const std::string& id, const EventSink& sink, Deadline until) const;
 
   Result<Answer<std::vector<api::Engine>>> engines() const;
   Result<Answer<api::Engine>> engine(const std::string& name) const;
@@ -67,6 +79,7 @@ class Client {
   Result<Answer<api::Reload>> reload() const;
 
  private:
+  Result<> follow(http::Request request, const EventSink& sink, Deadline until) const;
   Result<nlohmann::json> call(const http::Request& request,
                               std::chrono::seconds longer = std::chrono::seconds(0)) const;
 

@@ -31,7 +31,7 @@ struct Typed {
   std::vector<std::string> engines;
   api::EngineRequest engine;
   bool json = false, keep = false, detach = false, dry_run = false, force = false, keep_cache = false, tensors = false,
-       forget = false;
+       forget = false, once = false;
   std::string shell;
   std::function<Result<Command>()> finish;         ///< of the chosen command
   std::map<const CLI::Option*, Stands> meanings;   ///< how a value is completed; not here: freely
@@ -216,6 +216,12 @@ void add_engines(CLI::App& app, Typed& typed) {
   on_finish(remove, typed, [](const Typed& chosen) { return RemoveEngine{chosen.name}; });
 }
 
+void add_watch(CLI::App& app, Typed& typed) {
+  auto* watch = app.add_subcommand("watch", "show what happens, line by line, until Ctrl-C");
+  watch->add_flag("--once", typed.once, "end when the daemon ends, instead of waiting for it to come back");
+  on_finish(watch, typed, [](const Typed& chosen) { return Watch{chosen.once}; });
+}
+
 void add_wait(CLI::App& app, Typed& typed) {
   auto* wait = app.add_subcommand("wait", "wait until a job has ended, or an engine is idle and serves its target");
   stands_for(Stands::subject, typed, wait->add_option("subject", typed.subject, "job/ID or engine/NAME"))->required();
@@ -242,6 +248,7 @@ void add_all(CLI::App& app, Typed& typed) {
   auto* completion = app.add_subcommand("completion", "print the completion script of a shell");
   stands_for(Stands::shell, typed, completion->add_option("shell", typed.shell, "bash, fish or zsh"))->required();
   on_finish(completion, typed, [](const Typed& chosen) { return ShowCompletionScript{chosen.shell}; });
+  add_watch(app, typed);
   app.footer(kExamples);  // after the commands, which would inherit it
 }
 

@@ -49,6 +49,9 @@ struct TraceJob {
   std::string html;    ///< file for the page; empty: none
 };
 struct Probe {};
+struct Watch {
+  bool once = false;  ///< ends with the connection instead of waiting for the daemon to come back
+};
 struct CancelJob {
   std::string id;
   bool force = false;
@@ -83,7 +86,7 @@ struct Complete {
 
 using Command =
     std::variant<Load, Update, ListVersions, ShowVersion, ShowStatus, Reload, Evict, SetKept, Trim, ListJobs, ShowJob,
-                 WatchJob, TraceJob, CancelJob, Probe, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine,
+                 WatchJob, Watch, TraceJob, CancelJob, Probe, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine,
                  ShowCompletionScript, Complete>;
 
 struct Invocation {

@@ -8,6 +8,7 @@
 #include "ctl/client.h"
 #include "ctl/command_line.h"
 #include "ctl/console.h"
+#include "ctl/progress.h"
 #include "ctl/summaries.h"
 
 namespace ckptd::ctl {
@@ -21,6 +22,8 @@ struct Context {
   View view() const { return {console.out_width(), console.utf8()}; }
   /// The daemon's own JSON, or the text for people.
   void print(const nlohmann::json& answer, const std::string& text) const;
+  /// A bar where it can be redrawn, else lines; with --json nothing else.
+  ProgressMode progress_mode() const;
 };
 
 Result<int> run(const Load& command, const Context& context);
@@ -36,6 +39,7 @@ Result<int> run(const ListJobs& command, const Context& context);
 Result<int> run(const ShowJob& command, const Context& context);
 Result<int> run(const WatchJob& command, const Context& context);
 Result<int> run(const TraceJob& command, const Context& context);
+Result<int> run(const Watch& command, const Context& context);
 Result<int> run(const CancelJob& command, const Context& context);
 Result<int> run(const Probe& command, const Context& context);
 Result<int> run(const AddEngine& command, const Context& context);

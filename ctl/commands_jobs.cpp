@@ -4,7 +4,6 @@
 
 #include "common/deadline.h"
 #include "ctl/commands.h"
-#include "ctl/progress.h"
 #include "ctl/report.h"
 #include "ctl/text.h"
 #include "ctl/trace_page.h"
@@ -13,11 +12,6 @@
 
 namespace ckptd::ctl {
 namespace {
-
-ProgressMode progress_mode(const Context& context) {
-  if (context.console.can_redraw()) return ProgressMode::bar;
-  return context.json ? ProgressMode::silent : ProgressMode::lines;
-}
 
 std::string how_to_follow(const api::Job& job) {
   auto id = printable(job.id);
@@ -42,7 +36,7 @@ int detach(const Answer<api::Job>& job, const Context& context) {
 }
 
 Result<int> follow(Answer<api::Job> job, std::optional<Deadline> deadline, const Context& context) {
-  ProgressDisplay display(context.console, progress_mode(context));
+  ProgressDisplay display(context.console, context.progress_mode());
   auto waited = wait_for_job(context.client, std::move(job), deadline, context.stop, display);
   display.finish();
   if (!waited) return std::unexpected(std::move(waited).error());
@@ -62,6 +56,11 @@ Result<int> follow_or_detach(Answer<api::Job> job, bool detach_at_once, const Co
 
 void Context::print(const nlohmann::json& answer, const std::string& text) const {
   console.out(json ? one_line(answer) : text);
+}
+
+ProgressMode Context::progress_mode() const {
+  if (console.can_redraw()) return ProgressMode::bar;
+  return json ? ProgressMode::silent : ProgressMode::lines;
 }
 
 Result<int> run(const Load& command, const Context& context) {

@@ -43,6 +43,25 @@ Error deadline_passed(const api::Job& job) {
                job.id);
 }
 
+/// The job as the daemon's events tell of it, as long as they do. Why they ended shows who asks again.
+Answer<api::Job> follow_events(const Client& client, Answer<api::Job> job, std::optional<Deadline> deadline,
+                               ProgressDisplay& display) {
+  EventSink sink;
+  sink.event = [&](const api::WireEvent& event) {
+    auto data = nlohmann::json::parse(event.data, nullptr, false);
+    auto told = api::parse_event(event.name, data);
+    if (!told || !*told) return true;
+    auto* now = std::get_if<api::Job>(&(*told)->about);
+    if (now == nullptr || !is_same(*now, job.value)) return false;
+    job = {std::move(data), std::move(*now)};
+    if (!has_ended(job.value)) display.show(job.value);
+    return !has_ended(job.value);
+  };
+  const auto id = job.value.id;  // the sink replaces the job
+  (void)client.follow_job(id, sink, deadline.value_or(Deadline(Clock::time_point::max())));
+  return job;
+}
+
 /// Whole seconds of long poll that fit before the deadline; 0 asks for the state as it is.
 std::chrono::seconds poll_before(const std::optional<Deadline>& deadline) {
   if (!deadline || deadline->at() - Clock::now() >= kPoll) return kPoll;
@@ -57,6 +76,10 @@ bool has_ended(const api::Job& job) {
 
 Result<Waited> wait_for_job(const Client& client, Answer<api::Job> job, std::optional<Deadline> deadline,
                             std::stop_token stop, ProgressDisplay& display) {
+  if (!has_ended(job.value) && !(deadline && deadline->passed())) {
+    display.show(job.value);
+    job = follow_events(client, std::move(job), deadline, display);
+  }
   while (!has_ended(job.value)) {
     display.show(job.value);
     if (stop.stop_requested()) return Waited{std::move(job), true};

@@ -1,4 +1,5 @@
-// Waiting for the end of a job, with progress: long polls of a second each, so that progress shows.
+// Waiting for the end of a job, with progress: the job's events, and where they cannot be had (an older daemon, too many
+// who follow) long polls of a second each.
 //
 // Ends when the job has ended, when the stop token is signalled (the job goes on), at the deadline, or with an error
 // when the daemon is gone. It never spins, also when the daemon does not honour the wait.

@@ -10,6 +10,7 @@
 #include "daemon/control/server.h"
 #include "daemon/device/host/host_device.h"
 #include "daemon/fleet/sglang/sglang_engine.h"
+#include "daemon/metrics/metrics.h"
 #include "daemon/operations/make.h"
 #include "daemon/ranks/checkpoint_engine/endpoints.h"
 
@@ -129,10 +130,12 @@ Result<> seed_engines(operations::Operations& operations, const config::Config& 
 class Running final : public Assembly {
  public:
   Running(const config::Config& config, std::function<Result<config::Config>()> read_again)
-      : config_(config), read_again_(std::move(read_again)), jobs_(config.job_history) {}
+      : config_(config), read_again_(std::move(read_again)), jobs_(config.job_history),
+        counted_jobs_(metrics_.follow(jobs_)) {}
 
   /// Jobs use the operations and all below them: they end first, also when start() came only half way.
   ~Running() override {
+    metrics_server_.reset();
     server_.reset();
     jobs_.shutdown();
   }
@@ -170,16 +173,8 @@ class Running final : public Assembly {
          *peaks_, [this] { return reread(); }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
-    server_ = CKPTD_TRY(control::Server::start(
-        {.socket = config_.runtime_dir / "control.sock",
-         .group = config_.control_group,
-         .read_timeout = config_.control_read_timeout,
-         .handler_timeout = config_.control_handler_timeout,
-         .write_timeout = config_.control_write_timeout,
-         .drain_timeout = config_.control_drain,
-         .bind_timeout = config_.control_bind_timeout},
-        *operations_));
-    return {};
+    server_ = CKPTD_TRY(control::Server::start(control_options(), *operations_));
+    return serve_metrics();
   }
 
   api::Status status() const override { return operations_->status(); }
@@ -194,6 +189,7 @@ class Running final : public Assembly {
   std::chrono::milliseconds shutdown_timeout() const override { return config().shutdown; }
 
   void stop() override {
+    metrics_server_.reset();
     server_.reset();
     jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
     const auto waiting = endpoints_->drain(Deadline::in(shutdown_timeout()));
@@ -203,6 +199,31 @@ class Running final : public Assembly {
   }
 
  private:
+  control::Options control_options() {
+    control::Options options;
+    options.socket = config_.runtime_dir / "control.sock";
+    options.group = config_.control_group;
+    options.read_timeout = config_.control_read_timeout;
+    options.handler_timeout = config_.control_handler_timeout;
+    options.write_timeout = config_.control_write_timeout;
+    options.drain_timeout = config_.control_drain;
+    options.bind_timeout = config_.control_bind_timeout;
+    options.on_answer = [this](std::string_view method, std::string_view route, unsigned status) {
+      metrics_.count_request(method, route, status);
+    };
+    options.on_event_clients = [this](std::size_t clients) { metrics_.set_event_clients(clients); };
+    return options;
+  }
+
+  Result<> serve_metrics() {
+    if (config_.metrics_listen.empty()) return {};
+    auto server = control::Server::start_metrics({config_.metrics_listen, config_.control_group}, *operations_,
+                                                 [this] { return metrics_.text(*operations_); });
+    if (!server) return std::unexpected(server.error().within("[metrics] listen (--metrics-listen)"));
+    metrics_server_ = *std::move(server);
+    return {};
+  }
+
   config::Config config() const {
     std::lock_guard lock(config_mutex_);
     return config_;
@@ -232,6 +253,7 @@ class Running final : public Assembly {
   config::Config config_;  ///< under config_mutex_ once start() has returned: the values in effect
   std::function<Result<config::Config>()> read_again_;
   UniqueFd runtime_lock_;
+  metrics::Metrics metrics_;
   std::unique_ptr<journal::Journal> journal_;
   std::unique_ptr<journal::Peaks> peaks_;
   std::vector<std::unique_ptr<device::Device>> devices_;
@@ -239,8 +261,10 @@ class Running final : public Assembly {
   std::unique_ptr<catalogue::Catalogue> catalogue_;
   std::unique_ptr<ranks::Endpoints> endpoints_;
   jobs::Registry jobs_;
+  Subscription counted_jobs_;
   std::unique_ptr<operations::Operations> operations_;
   std::unique_ptr<control::Server> server_;
+  std::unique_ptr<control::Server> metrics_server_;
 };
 
 }  // namespace

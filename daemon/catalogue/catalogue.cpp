@@ -186,6 +186,7 @@ std::span<const std::byte> Contents::resting(std::uint64_t offset, std::uint64_t
 struct Catalogue::Impl {
   mutable std::mutex mutex;
   std::map<CheckpointId, Entry> entries;
+  Listeners<> listeners;
   std::uint64_t uses = 0;
 
   void use(Entry& entry) {
@@ -206,10 +207,27 @@ struct Catalogue::Impl {
   }
 };
 
+namespace {
+
+/// Tells at the end of a function, behind the locks that come after it.
+class TellAtEnd {
+ public:
+  explicit TellAtEnd(const Listeners<>& listeners) : listeners_(listeners) {}
+  TellAtEnd(const TellAtEnd&) = delete;
+  TellAtEnd& operator=(const TellAtEnd&) = delete;
+  ~TellAtEnd() { listeners_.tell(); }
+
+ private:
+  const Listeners<>& listeners_;
+};
+
+}  // namespace
+
 Catalogue::Catalogue() : impl_(std::make_shared<Impl>()) {}
 Catalogue::~Catalogue() = default;
 
 Result<> Catalogue::begin_load(const CheckpointId& id, std::string source_uri, std::string job, bool keep) {
+  TellAtEnd tell(impl_->listeners);
   std::scoped_lock lock(impl_->mutex);
   auto& entry = impl_->entries[id];
   if (const auto* loading = std::get_if<Loading>(&entry.state))
@@ -230,6 +248,7 @@ Result<> Catalogue::finish_load(const CheckpointId& id, Contents contents) {
               std::make_shared<const weights::Manifest>(contents.manifest)};
   auto owned = std::make_unique<const Contents>(std::move(contents));  // before the lock: given back after it
 
+  TellAtEnd tell(impl_->listeners);
   std::scoped_lock lock(impl_->mutex);
   auto* entry = impl_->find(id);
   if (entry == nullptr || !std::holds_alternative<Loading>(entry->state))
@@ -246,6 +265,7 @@ Result<> Catalogue::finish_load(const CheckpointId& id, Contents contents) {
 }
 
 void Catalogue::fail_load(const CheckpointId& id, Error error) {
+  TellAtEnd tell(impl_->listeners);
   std::scoped_lock lock(impl_->mutex);
   auto* entry = impl_->find(id);
   if (entry != nullptr && std::holds_alternative<Loading>(entry->state)) entry->become(Failed{std::move(error)});
@@ -280,6 +300,7 @@ std::vector<Lease> Catalogue::lease_all(const std::string& job) {
 }
 
 Result<> Catalogue::evict(const CheckpointId& id, bool forget) {
+  TellAtEnd tell(impl_->listeners);
   Entry old;  // outlives the lock, so that memory is given back after it and before the answer
   std::scoped_lock lock(impl_->mutex);
   auto* entry = impl_->find(id);
@@ -300,6 +321,7 @@ void Catalogue::touch(const CheckpointId& id) {
 
 Result<> Catalogue::evict_unused(std::span<const Seen> versions) {
   std::vector<AllStates> old;  // outlives the lock, as above
+  TellAtEnd tell(impl_->listeners);
   std::scoped_lock lock(impl_->mutex);
   for (const auto& seen : versions) {
     auto* entry = impl_->find(seen.id);
@@ -312,6 +334,7 @@ Result<> Catalogue::evict_unused(std::span<const Seen> versions) {
 }
 
 Result<> Catalogue::set_kept(const CheckpointId& id, bool kept) {
+  TellAtEnd tell(impl_->listeners);
   std::scoped_lock lock(impl_->mutex);
   auto* entry = impl_->find(id);
   if (entry == nullptr) return unknown(id);
@@ -324,6 +347,8 @@ Result<> Catalogue::set_kept(const CheckpointId& id, bool kept) {
   entry->kept = kept;
   return {};
 }
+
+Subscription Catalogue::on_change(std::function<void()> listener) { return impl_->listeners.add(std::move(listener)); }
 
 std::optional<View> Catalogue::view(const CheckpointId& id) const {
   std::scoped_lock lock(impl_->mutex);

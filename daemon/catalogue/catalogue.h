@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -16,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/listeners.h"
 #include "common/result.h"
 #include "daemon/store/store.h"
 #include "daemon/weights/checkpoint_id.h"
@@ -129,6 +131,9 @@ class Catalogue {
     std::uint64_t use = 0;
   };
   Result<> evict_unused(std::span<const Seen> versions);
+
+  /// Told, without any lock held, after a state or `kept` may have changed.
+  [[nodiscard]] Subscription on_change(std::function<void()> listener);
 
   std::optional<View> view(const weights::CheckpointId& id) const;
   std::vector<View> list() const;  ///< in the order of ids

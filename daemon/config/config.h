@@ -76,6 +76,8 @@ struct Config {
   std::chrono::milliseconds custody{1'800'000};  ///< how long a failed session's endpoint stays bound for its rank
   std::chrono::milliseconds shutdown{8'000};     ///< how long an orderly end waits for ranks
 
+  std::string metrics_listen;  ///< empty: nowhere
+
   std::vector<Preload> preloads;
   std::vector<Engine> engines;
   std::size_t job_history = 200;

@@ -165,6 +165,10 @@ std::vector<Key<Config>> make_config_keys() {
       key("timeouts.control_bind", "", &C::control_bind_timeout, duration(),
           "How long a start waits for another one in the same directory."),
 
+      key("metrics.listen", "--metrics-listen", &C::metrics_listen, text(true),
+          "Where a monitoring system may read /metrics, /healthz and /readyz, without a password: 127.0.0.1:9464, "
+          "[::1]:9464 or unix:/PATH (of the control group); port 0 takes a free one and logs it; empty: nowhere."),
+
       key("jobs.history", "", &C::job_history, count<std::size_t>(1, 100'000),
           "Finished jobs that are remembered; 1 to 100000."),
       key("jobs.record_memory", "", &C::record_memory_bytes, size(false),

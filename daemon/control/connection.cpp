@@ -11,12 +11,15 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
 #include <boost/beast/core/basic_stream.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <optional>
 
 #include "common/deadline.h"
+#include "common/random_name.h"
+#include "daemon/control/event_log.h"
 #include "daemon/control/routes.h"
 
 namespace ckptd::control {
@@ -27,7 +30,7 @@ namespace beast = boost::beast;
 namespace http = boost::beast::http;
 using asio::redirect_error;
 using asio::use_awaitable;
-using asio::local::stream_protocol;
+using asio::generic::stream_protocol;
 using boost::system::error_code;
 using Stream = beast::basic_stream<stream_protocol>;
 using Parser = http::request_parser<http::string_body>;
@@ -37,6 +40,8 @@ constexpr std::size_t kFirstRead = 4 << 10;
 constexpr std::chrono::milliseconds kAskAgain{50};
 
 std::string show_peer(stream_protocol::socket& socket) {
+  error_code error;
+  if (socket.local_endpoint(error).protocol().family() != AF_UNIX || error) return "a peer over TCP";
   ucred who{};
   socklen_t size = sizeof who;
   if (::getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &who, &size) != 0) return "unknown peer";
@@ -70,11 +75,13 @@ Request plain(http::request<http::string_body>&& message) {
   auto mark = target.find('?');
   Request request{.method = std::string(message.method_string()), .path = target.substr(0, mark)};
   if (mark != target.npos) request.query = target.substr(mark + 1);
-  auto [key, end] = message.equal_range("Idempotency-Key");
-  for (bool first = true; key != end; ++key, first = false) {
-    auto& value = request.headers["idempotency-key"];
-    if (!first) value += '\n';
-    value += key->value();
+  for (const char* name : {"idempotency-key", "last-event-id"}) {
+    auto [field, end] = message.equal_range(name);
+    for (bool first = true; field != end; ++field, first = false) {
+      auto& value = request.headers[name];
+      if (!first) value += '\n';
+      value += field->value();
+    }
   }
   request.body = std::move(message.body());
   return request;
@@ -107,7 +114,11 @@ class ConnectionImpl final : public Connection, public std::enable_shared_from_t
 
   void finish() override {
     if (!answering_) return close();
-    nap_.cancel();  // a wait for a job ends with the job as it is
+    nap_.cancel();  // a wait for a job ends with the job as it is, a stream with its last event
+  }
+
+  void look_for_events() override {
+    if (streaming_) nap_.cancel();
   }
 
   void close() override {
@@ -143,6 +154,10 @@ class ConnectionImpl final : public Connection, public std::enable_shared_from_t
     unsigned version = parser.get().version();
     auto request = std::make_shared<const Request>(plain(parser.release()));
     Response response = co_await answer(request);
+    if (response.events) {
+      co_await stream_events(*response.events, version);
+      co_return false;
+    }
     bool written = co_await write(std::move(response), version, keep && !site_.stopping, head);
     answering_ = false;
     co_return written&& keep && !site_.stopping;
@@ -173,9 +188,9 @@ class ConnectionImpl final : public Connection, public std::enable_shared_from_t
 
   asio::awaitable<Response> answer(std::shared_ptr<const Request> request) {
     auto began = Clock::now();
-    auto found = find_route(*request);
+    auto found = find_route(site_.routes, *request);
     if (auto* response = std::get_if<Response>(&found)) {
-      log(*request, response->status, began);
+      tell(*request, "other", response->status, began);
       co_return std::move(*response);
     }
     const Match& match = std::get<Match>(found);
@@ -189,7 +204,9 @@ class ConnectionImpl final : public Connection, public std::enable_shared_from_t
       co_await nap_.async_wait(redirect_error(use_awaitable, ignored));
       if (site_.stopping || closed_) break;
     }
-    log(*request, response.status, began);
+    if (response.events && site_.event_clients >= site_.most_event_clients())
+      response = error_response(too_many_streams(), request->show());
+    tell(*request, match.route->pattern, response.status, began);
     co_return response;
   }
 
@@ -228,7 +245,7 @@ class ConnectionImpl final : public Connection, public std::enable_shared_from_t
   asio::awaitable<bool> write(Response response, unsigned version, bool keep, bool head) {
     http::response<http::string_body> message(http::int_to_status(response.status), version);
     message.result(response.status);
-    message.set(http::field::content_type, "application/json");
+    message.set(http::field::content_type, response.content_type);
     for (const auto& [name, value] : response.headers) message.set(name, value);
     if (!head) message.body() = response.body();
     message.keep_alive(keep);
@@ -241,9 +258,98 @@ class ConnectionImpl final : public Connection, public std::enable_shared_from_t
     co_return !error;
   }
 
-  void log(const Request& request, unsigned status, Clock::time_point began) const {
+  void tell(const Request& request, std::string_view route, unsigned status, Clock::time_point began) const {
+    // What a client makes up must not become a name of ours.
+    if (site_.options.on_answer) site_.options.on_answer(route == "other" ? route : request.method, route, status);
     auto ms = std::chrono::duration<double, std::milli>(Clock::now() - began).count();
     spdlog::debug("control: {}: {} {} in {:.1f} ms", peer_, request.show(), status, ms);
+  }
+
+  // ---- events ----
+
+  Error too_many_streams() const {
+    return Error{ErrorKind::unavailable,
+                 fmt::format("{} clients follow events already, which is the limit; try again later, or ask with "
+                             "GET /v1/jobs/{{id}}?wait=30",
+                             site_.event_clients)};
+  }
+
+  /// Until the client leaves, the feed is over or the site stops. The connection ends with it.
+  asio::awaitable<void> stream_events(const EventsWanted& wanted, unsigned version) {
+    auto feed = wanted.job ? site_.events.follow_job(*wanted.job) : site_.events.follow_all(wanted.last_event_id);
+    streaming_ = true;
+    count_stream(1);
+    watch_for_hang_up();
+    bool going = co_await write_head_of_stream(version);
+    while (going && !feed->is_over() && !closed_) {
+      auto text = feed->next(Clock::now());
+      if (text.empty() && site_.stopping) break;
+      if (text.empty()) text = co_await wait_for_news();
+      if (!text.empty()) going = co_await write_piece(text, version);
+    }
+    if (going && !closed_ && !feed->is_over()) going = co_await write_piece(farewell(), version);
+    if (going && !closed_ && version >= 11) co_await write_bytes(http::make_chunk_last());
+    count_stream(-1);
+    streaming_ = false;
+  }
+
+  void count_stream(int more) {
+    site_.event_clients += static_cast<std::size_t>(more);
+    if (site_.options.on_event_clients) site_.options.on_event_clients(site_.event_clients);
+  }
+
+  /// A client that goes away while there is nothing to tell it must not hold its place until the next heartbeat.
+  void watch_for_hang_up() {
+    stream_.socket().async_wait(stream_protocol::socket::wait_error, [self = shared_from_this()](error_code error) {
+      if (!error && self->streaming_) self->close();
+    });
+  }
+
+  /// Sleeps until there may be something new; a comment to be sent when nothing came for a heartbeat.
+  asio::awaitable<std::string> wait_for_news() {
+    bool busy = site_.events.is_something_running();
+    auto heartbeat_at = last_written_ + site_.options.heartbeat;
+    auto until = busy ? std::min(heartbeat_at, Clock::now() + site_.events.limits().progress_interval) : heartbeat_at;
+    nap_.expires_at(until);
+    error_code ignored;
+    co_await nap_.async_wait(redirect_error(use_awaitable, ignored));
+    co_return Clock::now() >= heartbeat_at ? ":\n\n" : "";
+  }
+
+  static std::string farewell() {
+    return proto::control::to_wire({.id = {},
+                                    .name = std::string(proto::control::kClosing),
+                                    .data = R"({"sentence":"ckptd ends; jobs that run end with it"})"});
+  }
+
+  asio::awaitable<bool> write_head_of_stream(unsigned version) {
+    http::response<http::empty_body> head(http::status::ok, version);
+    head.set(http::field::content_type, "text/event-stream");
+    head.set(http::field::cache_control, "no-store");
+    head.keep_alive(false);
+    if (version >= 11) head.chunked(true);
+    http::response_serializer<http::empty_body> serializer(head);
+    error_code error;
+    stream_.expires_after(site_.options.write_timeout);
+    co_await http::async_write_header(stream_, serializer, redirect_error(use_awaitable, error));
+    // Something at once, so that whoever waits for the head behind a proxy gets it.
+    co_return !error && co_await write_piece("retry: 1000\n\n", version);
+  }
+
+  asio::awaitable<bool> write_piece(std::string_view text, unsigned version) {
+    auto bytes = asio::buffer(text);
+    last_written_ = Clock::now();
+    if (version >= 11) co_return co_await write_bytes(http::make_chunk(bytes));
+    co_return co_await write_bytes(bytes);
+  }
+
+  template <class Buffers>
+  asio::awaitable<bool> write_bytes(Buffers bytes) {
+    error_code error;
+    stream_.expires_after(site_.options.write_timeout);
+    co_await asio::async_write(stream_, bytes, redirect_error(use_awaitable, error));
+    if (error) spdlog::debug("control: {}: an event could not be written: {}", peer_, error.message());
+    co_return !error;
   }
 
   void ended(const std::exception_ptr& failure) {
@@ -251,6 +357,7 @@ class ConnectionImpl final : public Connection, public std::enable_shared_from_t
       if (failure) std::rethrow_exception(failure);
     } catch (const std::exception& exception) {
       spdlog::error("control: {}: the connection ended: {}", peer_, exception.what());
+      if (std::exchange(streaming_, false)) count_stream(-1);
     }
     close();
     on_end_(this);
@@ -264,10 +371,19 @@ class ConnectionImpl final : public Connection, public std::enable_shared_from_t
   std::string peer_;
   std::shared_ptr<Errand> errand_;  ///< the one that is awaited
   bool answering_ = false;
+  bool streaming_ = false;  ///< what is answered is a stream of events
+  Clock::time_point last_written_{};
   bool closed_ = false;
 };
 
 }  // namespace
+
+Site::Site(Options the_options, operations::Operations& the_operations, std::span<const Route> the_routes)
+    : options(std::move(the_options)),
+      operations(the_operations),
+      routes(the_routes),
+      workers(options.workers),
+      events(random_name(6), {}) {}
 
 std::shared_ptr<Connection> Connection::start(Site& site, stream_protocol::socket socket, OnEnd on_end) {
   auto connection = std::make_shared<ConnectionImpl>(site, std::move(socket), std::move(on_end));

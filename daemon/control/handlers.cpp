@@ -129,6 +129,16 @@ Result<Response> post_probe(Operations& operations, const Call&) {
   return accepted(CKPTD_TRY(operations.probe()));
 }
 
+Result<Response> watch_job(Operations& operations, const Call& call) {
+  auto job = CKPTD_TRY(operations.job(part(call, "id")));
+  return Response{.events = EventsWanted{.job = std::move(job)}};  // its state says it all: no place to go on from
+}
+
+Result<Response> watch_everything(Operations&, const Call& call) {
+  auto last = CKPTD_TRY(last_event_id(call.request.headers));
+  return Response{.events = EventsWanted{.last_event_id = std::move(last)}};
+}
+
 Result<Response> list_engines(Operations& operations, const Call&) {
   return ok({{"engines", array_of(operations.engines())}});
 }

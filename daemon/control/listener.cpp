@@ -1,7 +1,9 @@
 #include "daemon/control/listener.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <netinet/in.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -9,6 +11,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -136,11 +139,75 @@ Result<Listener> Listener::create(const std::filesystem::path& path, const std::
   // Linux takes the file's mode from the socket's own, less the umask, which is everybody's and must not be touched.
   if (::fchmod(fd.get(), kMode) != 0) return failed("restrict the mode of", path);
   if (::bind(fd.get(), generic(address), sizeof address) != 0) return failed("bind the control socket", path);
-  Listener listener(std::move(fd), path);
+  Listener listener(std::move(fd), AF_UNIX, {.host = {}, .port = 0, .unix_path = path.native()});
   CKPTD_TRY(listener.remember_file());
   CKPTD_TRY(give_to_group(path, group));
   if (::chmod(path.c_str(), kMode) != 0) return failed("set the mode of", path);
   if (::listen(listener.fd_.get(), SOMAXCONN) != 0) return failed("listen on", path);
+  return listener;
+}
+
+namespace {
+
+struct TcpAddress {
+  sockaddr_storage bytes{};
+  socklen_t size = 0;
+  bool is_loopback = false;
+};
+
+Result<TcpAddress> tcp_address(const http::Endpoint& endpoint) {
+  const auto host = endpoint.host == "localhost" ? std::string("127.0.0.1") : endpoint.host;
+  TcpAddress address;
+  sockaddr_in v4{};
+  sockaddr_in6 v6{};
+  if (::inet_pton(AF_INET, host.c_str(), &v4.sin_addr) == 1) {
+    v4.sin_family = AF_INET;
+    v4.sin_port = htons(endpoint.port);
+    address.is_loopback = ntohl(v4.sin_addr.s_addr) >> 24 == 127;
+    address.size = sizeof v4;
+    std::memcpy(&address.bytes, &v4, sizeof v4);
+  } else if (::inet_pton(AF_INET6, host.c_str(), &v6.sin6_addr) == 1) {
+    v6.sin6_family = AF_INET6;
+    v6.sin6_port = htons(endpoint.port);
+    address.is_loopback = IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr);
+    address.size = sizeof v6;
+    std::memcpy(&address.bytes, &v6, sizeof v6);
+  } else {
+    return fail(ErrorKind::invalid_argument, "'{}' is no address of this machine: write it in numbers, as in 127.0.0.1",
+                endpoint.host);
+  }
+  return address;
+}
+
+Result<std::uint16_t> port_of(int fd) {
+  sockaddr_storage bound{};
+  socklen_t size = sizeof bound;
+  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) != 0)
+    return std::unexpected(system_error(errno, "look at the port that was chosen"));
+  // The port stands at the same place in both families.
+  sockaddr_in v4{};
+  std::memcpy(&v4, &bound, sizeof v4);
+  return ntohs(v4.sin_port);
+}
+
+}  // namespace
+
+Result<Listener> Listener::create(const http::Endpoint& endpoint) {
+  auto address = CKPTD_TRY(tcp_address(endpoint));
+  UniqueFd fd(::socket(address.bytes.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return std::unexpected(system_error(errno, "open a TCP socket"));
+  const int yes = 1;  // a successor must not wait for connections of its predecessor to be forgotten
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address.bytes), address.size) != 0 ||
+      ::listen(fd.get(), SOMAXCONN) != 0) {
+    if (errno == EADDRINUSE)
+      return fail(ErrorKind::busy, "another program listens on {}; choose another port", endpoint.show());
+    return std::unexpected(system_error(errno, fmt::format("listen on {}", endpoint.show())));
+  }
+  auto bound = endpoint;
+  bound.port = CKPTD_TRY(port_of(fd.get()));
+  Listener listener(std::move(fd), address.bytes.ss_family, std::move(bound));
+  listener.is_outside_ = !address.is_loopback;
   return listener;
 }
 
@@ -153,7 +220,13 @@ Result<> Listener::remember_file() {
 }
 
 Listener::Listener(Listener&& other) noexcept
-    : fd_(std::move(other.fd_)), path_(std::exchange(other.path_, {})), device_(other.device_), inode_(other.inode_) {}
+    : fd_(std::move(other.fd_)),
+      family_(other.family_),
+      endpoint_(std::move(other.endpoint_)),
+      is_outside_(other.is_outside_),
+      path_(std::exchange(other.path_, {})),
+      device_(other.device_),
+      inode_(other.inode_) {}
 
 void Listener::remove_file() {
   if (path_.empty()) return;

@@ -58,16 +58,28 @@ Result<std::chrono::milliseconds> wait_of(const Parameters& parameters) {
   return std::chrono::seconds(seconds);
 }
 
-Result<std::string> idempotency_key(const std::map<std::string, std::string>& headers) {
-  auto found = headers.find("idempotency-key");
+namespace {
+
+Result<std::string> word_in(const std::map<std::string, std::string>& headers, const std::string& lower_name,
+                            std::string_view name) {
+  auto found = headers.find(lower_name);
   if (found == headers.end()) return std::string();
-  const auto& key = found->second;
-  bool printable = std::ranges::all_of(key, [](unsigned char c) { return c >= 0x20 && c < 0x7f; });
-  if (key.empty() || key.size() > kKeyCharacters || !printable)
-    return fail(ErrorKind::invalid_argument,
-                "the header Idempotency-Key has {} bytes; it is 1 to {} printable ASCII characters", key.size(),
-                kKeyCharacters);
-  return key;
+  const auto& word = found->second;
+  bool printable = std::ranges::all_of(word, [](unsigned char c) { return c >= 0x20 && c < 0x7f; });
+  if (word.empty() || word.size() > kKeyCharacters || !printable)
+    return fail(ErrorKind::invalid_argument, "the header {} has {} bytes; it is 1 to {} printable ASCII characters",
+                name, word.size(), kKeyCharacters);
+  return word;
+}
+
+}  // namespace
+
+Result<std::string> idempotency_key(const std::map<std::string, std::string>& headers) {
+  return word_in(headers, "idempotency-key", "Idempotency-Key");
+}
+
+Result<std::string> last_event_id(const std::map<std::string, std::string>& headers) {
+  return word_in(headers, "last-event-id", "Last-Event-ID");
 }
 
 }  // namespace ckptd::control

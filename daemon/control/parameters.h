@@ -27,4 +27,7 @@ Result<std::chrono::milliseconds> wait_of(const Parameters& parameters);
 /// An Idempotency-Key: at most 128 printable ASCII characters. Absent is empty; present and empty is refused.
 Result<std::string> idempotency_key(const std::map<std::string, std::string>& headers);
 
+/// A Last-Event-ID, under the same rule.
+Result<std::string> last_event_id(const std::map<std::string, std::string>& headers);
+
 }  // namespace ckptd::control

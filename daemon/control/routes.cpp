@@ -20,6 +20,8 @@ using namespace handlers;
 constexpr std::string_view kVersion = "/v1/checkpoints/{name}/versions/{version}";
 constexpr std::string_view kEngine = "/v1/engines/{name}";
 constexpr std::string_view kJob = "/v1/jobs/{id}";
+/// The text format that Prometheus reads, of the version that prometheus-cpp writes.
+constexpr std::string_view kMetricsType = "text/plain; version=0.0.4; charset=utf-8";
 
 const std::array kRoutes{
     Route{"GET", "/healthz", healthz, {}, true},
@@ -39,6 +41,8 @@ const std::array kRoutes{
     Route{"DELETE", kJob, delete_job, {"force"}},
     Route{"GET", "/v1/jobs/{id}/trace", get_trace},
     Route{"POST", "/v1/probe", post_probe},
+    Route{"GET", "/v1/jobs/{id}/events", watch_job},
+    Route{"GET", "/v1/events", watch_everything, {}, true},
     Route{"GET", "/v1/engines", list_engines},
     Route{"PUT", kEngine, put_engine},
     Route{"GET", kEngine, get_engine},
@@ -110,11 +114,12 @@ std::size_t likeness(std::string_view pattern, const std::vector<std::string_vie
   return same;
 }
 
-Response not_found(const Request& request, const std::vector<std::string_view>& segments) {
+Response not_found(std::span<const Route> routes, const Request& request,
+                   const std::vector<std::string_view>& segments) {
   std::size_t best = 0;
-  for (const auto& route : kRoutes) best = std::max(best, likeness(route.pattern, segments));
+  for (const auto& route : routes) best = std::max(best, likeness(route.pattern, segments));
   std::set<std::string_view> near;
-  for (const auto& route : kRoutes)
+  for (const auto& route : routes)
     if (likeness(route.pattern, segments) == best) near.insert(route.pattern);
   auto sentence = fmt::format("there is no {}; there is {}", request.path.substr(0, 200), fmt::join(near, ", "));
   return error_response(Error{ErrorKind::not_found, std::move(sentence)}, request.show());
@@ -131,6 +136,7 @@ Response wrong_method(const Request& request, const std::vector<std::string_view
 }  // namespace
 
 std::string Response::body() const {
+  if (!text.empty()) return text;
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
@@ -138,14 +144,21 @@ std::span<const Route> routes() {
   return kRoutes;
 }
 
-std::variant<Match, Response> find_route(const Request& request) {
+std::vector<Route> metrics_routes(std::function<std::string()> metrics) {
+  auto exposition = [metrics = std::move(metrics)](operations::Operations&, const Call&) -> Result<Response> {
+    return Response{.text = metrics(), .content_type = std::string(kMetricsType)};
+  };
+  return {{"GET", "/metrics", std::move(exposition)}, {"GET", "/healthz", healthz, {}, true}, {"GET", "/readyz", readyz}};
+}
+
+std::variant<Match, Response> find_route(std::span<const Route> routes, const Request& request) {
   if (!request.path.starts_with('/')) {
     auto sentence = fmt::format("'{}' is no path; it begins with /", request.path);
     return error_response(Error{ErrorKind::invalid_argument, std::move(sentence)}, request.show());
   }
   auto segments = segments_of(request.path);
   std::vector<std::string_view> allowed;
-  for (const auto& route : kRoutes) {
+  for (const auto& route : routes) {
     if (!fits(route.pattern, segments)) continue;
     allowed.push_back(route.method);
     if (route.method != request.method) continue;
@@ -155,7 +168,7 @@ std::variant<Match, Response> find_route(const Request& request) {
   }
   if (!allowed.empty()) return wrong_method(request, allowed);
   if (auto error = about_bare_slashes(request.path, segments)) return error_response(*error, request.show());
-  return not_found(request, segments);
+  return not_found(routes, request, segments);
 }
 
 Response run_handler(operations::Operations& operations, const Match& match) {

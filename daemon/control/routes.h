@@ -3,8 +3,10 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,14 +29,23 @@ struct Request {
   std::string show() const { return method + " " + path; }
 };
 
+/// A client wants to be told what happens, until it leaves or the job has ended.
+struct EventsWanted {
+  std::optional<operations::api::Job> job = {};  ///< as it is now; absent: everything
+  std::string last_event_id = {};
+};
+
 struct Response {
   unsigned status = 200;
   nlohmann::json json = nlohmann::json::object();
   std::vector<std::pair<std::string, std::string>> headers = {};
   /// The client would rather wait up to this long for a better answer: ask the same again before sending this one.
   std::chrono::milliseconds may_wait{0};
+  std::optional<EventsWanted> events = {};  ///< a stream of events instead of a body
+  std::string text = {};                    ///< a body of `content_type` instead of the JSON
+  std::string content_type = "application/json";
 
-  /// Compact JSON and a newline. Never throws: bytes that are not UTF-8 are replaced.
+  /// The text, or compact JSON and a newline. Never throws: bytes that are not UTF-8 are replaced.
   std::string body() const;
 };
 
@@ -45,7 +56,7 @@ struct Call {
   std::map<std::string, std::string, std::less<>> query;
 };
 
-using Handler = Result<Response> (*)(operations::Operations& operations, const Call& call);
+using Handler = std::function<Result<Response>(operations::Operations& operations, const Call& call)>;
 
 struct Route {
   std::string_view method;
@@ -60,11 +71,14 @@ struct Match {
   Call call;
 };
 
+/// Of the control socket.
 std::span<const Route> routes();
+/// Of the metrics listener: /metrics, /healthz and /readyz, nothing that changes or tells anything else.
+std::vector<Route> metrics_routes(std::function<std::string()> metrics);
 
 /// The route of a request, or the answer that says why there is none: 404 with the nearest routes, 405 with Allow, 400
-/// for escapes and parameters. The match refers to the request.
-std::variant<Match, Response> find_route(const Request& request);
+/// for escapes and parameters. The match refers to the routes and the request.
+std::variant<Match, Response> find_route(std::span<const Route> routes, const Request& request);
 
 /// Calls the handler of a match. Never throws; whatever goes wrong is a response.
 Response run_handler(operations::Operations& operations, const Match& match);

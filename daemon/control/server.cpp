@@ -3,7 +3,10 @@
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
 
+#include <atomic>
+#include <boost/asio/basic_socket_acceptor.hpp>
 #include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/http.hpp>
@@ -22,7 +25,7 @@ namespace ckptd::control {
 namespace {
 
 namespace asio = boost::asio;
-using asio::local::stream_protocol;
+using asio::generic::stream_protocol;
 using boost::system::error_code;
 
 constexpr std::chrono::milliseconds kAcceptAgain{100};
@@ -44,17 +47,19 @@ std::string no_room(std::size_t connections) {
 
 class HttpServer final : public Server {
  public:
-  HttpServer(const Options& options, operations::Operations& operations, Listener listener)
-      : site_(options, operations),
+  HttpServer(const Options& options, operations::Operations& operations, std::vector<Route> routes, Listener listener)
+      : routes_(std::move(routes)),
+        site_(options, operations, routes_),
         listener_(std::move(listener)),
+        where_(listener_.endpoint().show()),
         acceptor_(site_.io),
         pause_(site_.io),
         no_room_(no_room(options.connections)) {}
 
-  /// Throws when a descriptor or a thread cannot be had.
+  /// Throws when a descriptor or a thread cannot be had. A server whose streams tell what happens follows it first.
   void begin() {
     auto fd = listener_.take_fd();
-    acceptor_.assign(stream_protocol(), ::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));  // owns what it is given
+    acceptor_.assign(stream_protocol(listener_.family(), 0), ::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));  // owns it
     accept();
     thread_ = std::thread([this] { serve(); });
   }
@@ -66,7 +71,16 @@ class HttpServer final : public Server {
     return fail(ErrorKind::timed_out, "the thread that serves the control socket did not come round in time");
   }
 
+  /// Has streams of events to tell.
+  void follow(operations::Operations& operations) {
+    site_.events.on_news([this] { tell_streams(); });
+    happenings_ = operations.subscribe([this](const api::Event& event) { site_.events.add(event); });
+  }
+
+  const std::string& where() const override { return where_; }
+
   ~HttpServer() override {
+    happenings_.reset();
     if (!thread_.joinable()) return;
     listener_.remove_file();
     asio::post(site_.io, [this] { finish_all(); });
@@ -136,6 +150,15 @@ class HttpServer final : public Server {
     drained_.notify_all();
   }
 
+  /// Any thread. One message on its way is enough for all the news until it arrives.
+  void tell_streams() {
+    if (streams_will_look_.exchange(true)) return;
+    asio::post(site_.io, [this] {
+      streams_will_look_ = false;
+      for (auto& [key, connection] : connections_) connection->look_for_events();
+    });
+  }
+
   void finish_all() {
     site_.stopping = true;
     error_code ignored;
@@ -149,9 +172,11 @@ class HttpServer final : public Server {
     for (auto& [key, connection] : connections_) connection->close();
   }
 
+  const std::vector<Route> routes_;
   Site site_;
   Listener listener_;
-  stream_protocol::acceptor acceptor_;
+  const std::string where_;
+  asio::basic_socket_acceptor<stream_protocol> acceptor_;
   asio::steady_timer pause_;
   const std::string no_room_;
   std::map<Connection*, std::shared_ptr<Connection>> connections_;  ///< the site's thread only
@@ -159,21 +184,62 @@ class HttpServer final : public Server {
   std::mutex mutex_;
   std::condition_variable drained_;
   bool is_drained_ = false;  ///< under mutex_
+  std::atomic<bool> streams_will_look_ = false;
+  Subscription happenings_;
   std::thread thread_;
 };
+
+Result<std::unique_ptr<HttpServer>> serve(const Options& options, operations::Operations& operations,
+                                          std::vector<Route> routes, Listener listener, bool has_events) {
+  const auto where = listener.endpoint().show();
+  try {
+    auto server = std::make_unique<HttpServer>(options, operations, std::move(routes), std::move(listener));
+    if (has_events) server->follow(operations);
+    server->begin();
+    return server;
+  } catch (const std::exception& failure) {  // no thread, no descriptor or no memory left
+    return fail(ErrorKind::io, "cannot serve {}: {}", where, failure.what());
+  }
+}
+
+/// A scrape is small and quick, or there is something wrong with who asks.
+Options metrics_limits() {
+  using std::chrono::seconds;
+  Options options;
+  options.body_bytes = 0;
+  options.read_timeout = seconds(5);
+  options.handler_timeout = seconds(10);
+  options.write_timeout = seconds(10);
+  options.connections = 32;
+  options.workers = 1;
+  return options;
+}
 
 }  // namespace
 
 Result<std::unique_ptr<Server>> Server::start(const Options& options, operations::Operations& operations) {
   auto listener = CKPTD_TRY(Listener::create(options.socket, options.group, options.bind_timeout));
-  try {
-    auto server = std::make_unique<HttpServer>(options, operations, std::move(listener));
-    server->begin();
-    spdlog::info("control: listening on {}", options.socket.native());
-    return std::unique_ptr<Server>(std::move(server));
-  } catch (const std::exception& failure) {  // no thread, no descriptor or no memory left
-    return fail(ErrorKind::io, "cannot serve {}: {}", options.socket.native(), failure.what());
-  }
+  const auto table = routes();
+  auto server = CKPTD_TRY(serve(options, operations, {table.begin(), table.end()}, std::move(listener), true));
+  spdlog::info("control: listening on {}", options.socket.native());
+  return std::unique_ptr<Server>(std::move(server));
+}
+
+Result<std::unique_ptr<Server>> Server::start_metrics(const MetricsOptions& options,
+                                                      operations::Operations& operations,
+                                                      std::function<std::string()> text) {
+  const auto endpoint = CKPTD_TRY(http::Endpoint::parse(options.listen, 0));
+  auto listener = CKPTD_TRY(endpoint.unix_path.empty() ? Listener::create(endpoint)
+                                                       : Listener::create(endpoint.unix_path, options.group));
+  const bool from_outside = listener.is_reachable_from_outside();
+  auto server =
+      CKPTD_TRY(serve(metrics_limits(), operations, metrics_routes(std::move(text)), std::move(listener), false));
+  spdlog::info("metrics: listening on {}/metrics", server->where());
+  if (from_outside)
+    spdlog::warn("metrics: whoever reaches {} can read the names of checkpoints and engines; 127.0.0.1 or a Unix socket "
+                 "keeps them on this machine",
+                 server->where());
+  return std::unique_ptr<Server>(std::move(server));
 }
 
 }  // namespace ckptd::control

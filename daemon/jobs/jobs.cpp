@@ -80,6 +80,7 @@ struct Registry::Impl {
   std::uint64_t last_number = 0;
   std::size_t running = 0;
   bool shutting_down = false;
+  Listeners<Change, const Record&> observers;  ///< told with the lock held
 
   std::mutex joining;  ///< held while joining, so that shutdown() never returns before somebody else's join
 
@@ -117,12 +118,14 @@ class Registry::Impl::JobHandle final : public Handle {
   void stage(std::string text) override {
     std::scoped_lock lock(registry_.mutex);
     job_.record.stage = std::move(text);
+    registry_.observers.tell(Change::progressed, job_.record);
   }
 
   void progress(std::uint64_t done_bytes, std::uint64_t total_bytes) override {
     std::scoped_lock lock(registry_.mutex);
     job_.record.done_bytes = done_bytes;
     job_.record.total_bytes = total_bytes;
+    registry_.observers.tell(Change::progressed, job_.record);
   }
 
   void took(StageTime stage) override {
@@ -162,6 +165,7 @@ void Registry::Impl::finish(const JobPointer& job, Result<std::string> result) {
   JobPointer leaves;  // destroyed after the lock is released
   std::scoped_lock lock(mutex);
   settle(job->record, std::move(result));
+  observers.tell(Change::ended, job->record);
   to_be_joined.push_back(std::move(job->thread));
   ended.push_back(job);
   if (ended.size() > history) {
@@ -215,6 +219,7 @@ Result<Record> Registry::start(Request request, Body body) {
   }
   ++impl_->last_number;
   ++impl_->running;
+  impl_->observers.tell(Change::started, record);
   return record;
 }
 
@@ -228,6 +233,21 @@ std::vector<Record> Registry::list() const {
   records.reserve(impl_->jobs.size());
   for (const auto& job : std::views::reverse(impl_->jobs)) records.push_back(job->record);
   return records;
+}
+
+std::vector<Record> Registry::running() const {
+  std::scoped_lock lock(impl_->mutex);
+  std::vector<Record> records;
+  for (const auto& job : std::views::reverse(impl_->jobs))
+    if (job->record.state == State::running) records.push_back(job->record);
+  return records;
+}
+
+Subscription Registry::observe(Observer observer) {
+  std::scoped_lock lock(impl_->mutex);
+  for (const auto& job : impl_->jobs)
+    if (job->record.state == State::running) observer(Change::progressed, job->record);
+  return impl_->observers.add(std::move(observer));
 }
 
 std::optional<Record> Registry::running_with_key(const std::string& key) const {
@@ -252,6 +272,7 @@ Result<Record> Registry::cancel(const std::string& id, bool force) {
     if (job->guard && !force)
       return std::unexpected(Error{ErrorKind::conflict, *job->guard}.with_fact("job", id));
     job->record.cancel_requested = true;
+    impl_->observers.tell(Change::progressed, job->record);
     record = job->record;
   }
   // Without the lock: callbacks run right here and may tell a stage or a progress.

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "common/deadline.h"
+#include "common/listeners.h"
 #include "common/result.h"
 
 namespace ckptd::jobs {
@@ -46,6 +47,11 @@ struct Record {
   bool cancel_requested = false;
   std::vector<StageTime> stages;  ///< told towards the end, also of one that failed
 };
+
+enum class Change { started, progressed, ended };
+/// Called with the registry's lock held, so that all see a job's changes in their order: it copies what it needs, and
+/// neither blocks nor calls the registry.
+using Observer = std::function<void(Change, const Record&)>;
 
 /// What a running job's function is given: how it tells progress and learns that it should stop.
 class Handle {
@@ -92,6 +98,11 @@ class Registry {
 
   /// Waits for the end of the job; timed_out with what it was doing.
   Result<Record> wait(const std::string& id, Deadline deadline) const;
+
+  std::vector<Record> running() const;  ///< newest first; without copying the history
+
+  /// Tells of every change from now on; first, as progressed, of the jobs that run.
+  [[nodiscard]] Subscription observe(Observer observer);
 
   /// Refuses new jobs, asks all to stop and joins their threads.
   void shutdown();

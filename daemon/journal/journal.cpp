@@ -63,6 +63,13 @@ struct Journal::Impl {
   std::mutex writing;  ///< held for the whole of a change
   mutable std::mutex mutex;  ///< guards `contents`; never held while the disk works
   Contents contents;
+  Listeners<> listeners;
+
+  Contents copy() const {
+    std::scoped_lock lock(mutex);
+    return contents;
+  }
+  Result<> change(const std::function<void(Contents&)>& change);
 };
 
 Journal::Journal() : impl_(std::make_unique<Impl>()) {}
@@ -82,30 +89,37 @@ Result<std::unique_ptr<Journal>> Journal::open(const std::filesystem::path& dire
 }
 
 Contents Journal::contents() const {
-  std::scoped_lock lock(impl_->mutex);
-  return impl_->contents;
+  return impl_->copy();
 }
 
 Result<> Journal::change(const std::function<void(Contents&)>& change) {
-  std::scoped_lock writing(impl_->writing);
-  auto next = contents();
+  CKPTD_TRY(impl_->change(change));
+  impl_->listeners.tell();
+  return {};
+}
+
+Subscription Journal::on_change(std::function<void()> listener) { return impl_->listeners.add(std::move(listener)); }
+
+Result<> Journal::Impl::change(const std::function<void(Contents&)>& change) {
+  std::scoped_lock one_at_a_time(writing);
+  auto next = copy();
   try {
     change(next);
   } catch (const std::exception& error) {
-    return fail(ErrorKind::internal, "a change of {} ended with an exception: {}", impl_->file.string(), error.what());
+    return fail(ErrorKind::internal, "a change of {} ended with an exception: {}", file.string(), error.what());
   }
   const auto text = to_json(next);
   if (text.size() > kStateLimitBytes)
     return fail(ErrorKind::no_space, "{} would grow to {}, and {} is its limit; remove engines that are gone",
-                impl_->file.string(), show_bytes(text.size()), show_bytes(kStateLimitBytes));
+                file.string(), show_bytes(text.size()), show_bytes(kStateLimitBytes));
   // What could not be read at the next start is refused now, while somebody is there to see it.
   auto as_read = from_json(text);
   if (!as_read)
-    return fail(ErrorKind::internal, "a change of {} makes what cannot be read back: {}", impl_->file.string(),
+    return fail(ErrorKind::internal, "a change of {} makes what cannot be read back: {}", file.string(),
                 as_read.error().sentence);
-  CKPTD_TRY(write_file_atomically(impl_->file, text));
-  std::scoped_lock lock(impl_->mutex);
-  impl_->contents = std::move(*as_read);
+  CKPTD_TRY(write_file_atomically(file, text));
+  std::scoped_lock lock(mutex);
+  contents = std::move(*as_read);
   return {};
 }
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "common/listeners.h"
 #include "common/result.h"
 
 namespace ckptd::journal {
@@ -79,6 +80,9 @@ class Journal {
   /// become U+FFFD. internal when `change` throws or makes what could not be read back, such as two engines of one
   /// name.
   Result<> change(const std::function<void(Contents&)>& change);
+
+  /// Told, without any lock held, after every change that was written.
+  [[nodiscard]] Subscription on_change(std::function<void()> listener);
 
  private:
   Journal();

@@ -7,13 +7,16 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "common/deadline.h"
+#include "common/listeners.h"
 #include "common/result.h"
 #include "proto/control/api.h"
+#include "proto/control/events.h"
 #include "proto/control/trace.h"
 
 namespace ckptd::operations {
@@ -58,6 +61,9 @@ class Operations {
   /// Reads the configuration again and applies what can change while the daemon runs: jobs that run keep what they
   /// began with. All or nothing: on an error everything is as it was. status() tells the outcome of the last one.
   virtual Result<api::Reload> reload() = 0;
+  /// Tells what happens from now on; first, as progress, of the jobs that run. The listener is called where things
+  /// happen and under locks: it takes its copy and returns, and calls nothing here.
+  [[nodiscard]] virtual Subscription subscribe(std::function<void(const api::Event&)> listener) = 0;
 };
 
 }  // namespace ckptd::operations

@@ -15,7 +15,9 @@ Service::Service(Parts parts, Options options)
     : parts_(std::move(parts)),
       options_(std::make_shared<const Options>(std::move(options))),
       arenas_(options_->keep_arena),
-      archive_(options_->job_history, options_->record_memory_bytes) {}
+      archive_(options_->job_history, options_->record_memory_bytes),
+      catalogue_changes_(parts_.catalogue.on_change([this] { announce(); })),
+      journal_changes_(parts_.journal.on_change([this] { announce(); })) {}
 
 /// The custodian lives longer and would tell us of endpoints that it closes.
 Service::~Service() { parts_.endpoints.on_closed({}); }
@@ -145,8 +147,7 @@ api::Status Service::status() const {
   if (prefault.state == store::PrefaultStatus::State::ended)
     status.warnings.push_back(fmt::format("prefaulting ended with {} of {} ready: {}", show_bytes(prefault.ready_bytes),
                                           show_bytes(prefault.total_bytes), prefault.why));
-  for (const auto& record : parts_.jobs.list())
-    if (record.state == jobs::State::running) status.running_jobs.push_back(record.id);
+  for (const auto& record : parts_.jobs.running()) status.running_jobs.push_back(record.id);
   for (const auto& peak : parts_.peaks.all())
     status.peaks.push_back({peak.stage, peak.device, peak.bytes_per_second, peak.bytes, api::show_time(peak.measured)});
   for (const auto& open : parts_.endpoints.in_custody())

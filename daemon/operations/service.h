@@ -71,6 +71,7 @@ class Service final : public Operations {
 
   api::Status status() const override;
   Result<api::Reload> reload() override;
+  Subscription subscribe(std::function<void(const api::Event&)> listener) override;
 
  private:
   /// The options of now: a job asks once and keeps what it got.
@@ -152,6 +153,12 @@ class Service final : public Operations {
   Result<api::Reload> apply_reread();
 
   void start_preload(const Preload& preload);
+  // announcements.cpp
+  /// Tells how engines and versions differ from what was told last.
+  void announce();
+  void announce_engines();
+  void announce_versions();
+
   std::vector<std::string> missing_preloads() const;
   std::optional<Error> last_load_error(const weights::CheckpointId& id) const;
 
@@ -171,6 +178,12 @@ class Service final : public Operations {
   pipeline::Arenas arenas_;                      ///< has a lock of its own
   records::Archive archive_;
   std::mutex measuring_;                         ///< two measurements would disturb each other
+
+  std::mutex announcing_;  ///< guards what was told last, and keeps the telling in order
+  std::map<std::string, api::Engine> told_engines_;
+  std::map<std::pair<std::string, std::string>, api::Version> told_versions_;
+  Listeners<const api::Event&> listeners_;
+  Subscription catalogue_changes_, journal_changes_;  ///< near the end, so that they end early
   std::jthread prober_;                          ///< last: it uses all of the above
 };
 

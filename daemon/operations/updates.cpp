@@ -166,14 +166,20 @@ Result<> Service::claim_engines(const std::vector<EnginePush>& pushes) {
 }
 
 void Service::name_claims(const std::vector<EnginePush>& pushes, const std::string& job) {
-  std::lock_guard lock(mutex_);
-  for (const auto& push : pushes)
-    if (auto at = updating_.find(push.engine); at != updating_.end()) at->second = job;  // else it has ended already
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& push : pushes)
+      if (auto at = updating_.find(push.engine); at != updating_.end()) at->second = job;  // else it has ended already
+  }
+  announce();
 }
 
 void Service::release_engines(const std::vector<EnginePush>& pushes) {
-  std::lock_guard lock(mutex_);
-  for (const auto& push : pushes) updating_.erase(push.engine);
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& push : pushes) updating_.erase(push.engine);
+  }
+  announce();
 }
 
 namespace {

@@ -109,6 +109,7 @@ struct Engine {
   std::string state;            ///< idle, updating, poisoned
   std::string poisoned;         ///< why, or empty
   std::string job;              ///< updating: who
+  bool operator==(const Engine&) const = default;
 };
 
 struct DeviceStatus {

@@ -46,7 +46,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   request.path = target.substr(0, mark);
   request.query = target.substr(std::min(mark + 1, target.size()));
   request.body = input.rest();
-  const auto found = control::find_route(request);
+  const auto found = control::find_route(control::routes(), request);
   if (const auto* match = std::get_if<control::Match>(&found))
     check_response(control::run_handler(operations, *match));
   else

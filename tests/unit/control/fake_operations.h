@@ -20,6 +20,13 @@ inline api::Job job_in(std::string state) {
   return job;
 }
 
+inline api::Job job_named(std::string id, std::string state, std::uint64_t done_bytes = 0) {
+  auto job = job_in(std::move(state));
+  job.id = std::move(id);
+  job.done_bytes = done_bytes;
+  return job;
+}
+
 inline api::Version version_named(std::string name, std::string version) {
   api::Version made;
   made.name = std::move(name);
@@ -44,6 +51,9 @@ class FakeOperations final : public operations::Operations {
   /// Runs at the beginning of every call, on the caller's thread.
   std::function<void()> on_call = [] {};
   bool ready = true;
+
+  /// To whoever subscribed.
+  void tell(const api::Event& event) { listeners_.tell(event); }
 
   // ---- what a test looks at ----
 
@@ -126,10 +136,15 @@ class FakeOperations final : public operations::Operations {
     status.daemon_version = "1";
     status.ready = ready;
     if (!ready) status.not_ready = {"a/b@1 is loading"};
+    status.engines = {engine_named("e")};
     return status;
   }
   Result<api::Reload> reload() override {
     return answer("reload", api::Reload{.applied = {"log_level"}, .needs_restart = {"store.budget"}});
+  }
+
+  Subscription subscribe(std::function<void(const api::Event&)> listener) override {
+    return listeners_.add(std::move(listener));
   }
 
  private:
@@ -167,6 +182,7 @@ class FakeOperations final : public operations::Operations {
   mutable std::atomic<int> calls_ = 0;
   std::optional<Error> error_;
   api::Job job_ = job_in("running");
+  Listeners<const api::Event&> listeners_;
 };
 
 }  // namespace ckptd::testing

@@ -15,7 +15,7 @@ using testing::job_in;
 namespace {
 
 Response ask(FakeOperations& operations, const Request& request) {
-  auto found = control::find_route(request);
+  auto found = control::find_route(control::routes(), request);
   if (auto* response = std::get_if<Response>(&found)) return *response;
   return control::run_handler(operations, std::get<control::Match>(found));
 }
@@ -88,7 +88,7 @@ TEST_CASE("healthz touches no operation") {
   CHECK(response.json == nlohmann::json{{"status", "ok"}});
   CHECK(operations.calls() == 0);
   Request request = to("GET", "/healthz");
-  auto found = control::find_route(request);
+  auto found = control::find_route(control::routes(), request);
   CHECK(std::get<control::Match>(found).route->immediate);
 }
 

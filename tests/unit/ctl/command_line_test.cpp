@@ -103,6 +103,12 @@ TEST_CASE("engine add") {
   CHECK_FALSE(parse({"engine", "add", "e0", "--kind", "sglang", "--checkpoint", "a"}));
 }
 
+TEST_CASE("watch") {
+  CHECK_FALSE(command<Watch>({"watch"}).once);
+  CHECK(command<Watch>({"watch", "--once"}).once);
+  CHECK_FALSE(parse({"watch", "load-1"}));
+}
+
 TEST_CASE("wait") {
   CHECK(command<WaitForJob>({"wait", "job/load-1", "--timeout", "2m"}).timeout == std::chrono::minutes(2));
   CHECK(command<WaitForJob>({"wait", "job/load-1"}).timeout == std::chrono::seconds(30));

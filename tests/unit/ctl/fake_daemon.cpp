@@ -56,7 +56,8 @@ std::string on_the_wire(const Reply& reply) {
 
 }  // namespace
 
-FakeDaemon::FakeDaemon(Handler handler) : handler_(std::move(handler)) {
+FakeDaemon::FakeDaemon(Handler handler, Handler events)
+    : handler_(std::move(handler)), events_(std::move(events)) {
   std::string pattern = "/tmp/ckptctl-test-XXXXXX";
   if (!::mkdtemp(pattern.data())) throw std::runtime_error("mkdtemp");
   folder_ = pattern;
@@ -104,7 +105,10 @@ void FakeDaemon::accept_all() {
 
 void FakeDaemon::serve(int fd) {
   auto request = read_request(fd);
-  if (!request.method.empty()) {
+  const bool is_stream = request.target.ends_with("/events");
+  if (is_stream && !events_) {
+    send_all(fd, on_the_wire({404, R"({"error":{"kind":"not_found","sentence":"there is no such path"}})"}));
+  } else if (!request.method.empty()) {
     {
       std::lock_guard lock(mutex_);
       asked_.push_back(request);
@@ -112,7 +116,7 @@ void FakeDaemon::serve(int fd) {
     }
     auto reply = [&] {
       std::lock_guard lock(calling_);
-      return handler_(request);
+      return is_stream ? events_(request) : handler_(request);
     }();
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, reply.delay, [&] { return dying_; });

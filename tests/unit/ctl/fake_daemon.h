@@ -1,6 +1,7 @@
 // Speaks just enough HTTP on a Unix socket to stand in for ckptd, and misbehaves on demand.
 //
-// The handler runs on the thread of its connection, one at a time. die() ends it as a kill would: the listening socket
+// It is an older daemon, which answers 404 to .../events without counting that as asked, unless a test gives a handler for
+// these. Handlers run on the thread of their connection, one at a time. die() ends it as a kill would: the listening socket
 // and all connections close at once, and the socket's file stays behind.
 #pragma once
 
@@ -33,7 +34,7 @@ class FakeDaemon {
  public:
   using Handler = std::function<Reply(const Asked&)>;
 
-  explicit FakeDaemon(Handler handler);
+  explicit FakeDaemon(Handler handler, Handler events = {});
   FakeDaemon(const FakeDaemon&) = delete;
   FakeDaemon& operator=(const FakeDaemon&) = delete;
   ~FakeDaemon();
@@ -48,7 +49,7 @@ class FakeDaemon {
   void accept_all();
   void serve(int fd);
 
-  Handler handler_;
+  Handler handler_, events_;
   std::filesystem::path folder_;
   std::string socket_;
   UniqueFd listener_;

@@ -1,9 +1,11 @@
 // Waiting: the real program follows jobs of a fake daemon that goes on, fails, dies, restarts or stalls.
+#include <fmt/format.h>
 #include <signal.h>
 
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "tests/unit/ctl/child.h"
 #include "tests/unit/ctl/fake_daemon.h"
@@ -258,6 +260,122 @@ TEST_CASE("an engine that does not arrive") {
   REQUIRE(updating.wait_for_requests(1));
   child.signal(SIGINT);
   CHECK(child.finish().exit_code == 130);
+}
+
+// ---- events ----
+
+/// A stream without a length: it ends with its connection.
+Reply stream(const std::vector<std::pair<std::string, json>>& events) {
+  std::string raw = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\nretry: 1000\n\n";
+  for (const auto& [name, data] : events) raw += fmt::format("id: a-1\nevent: {}\ndata: {}\n\n", name, data.dump());
+  return {.body = {}, .raw = raw};
+}
+
+std::size_t polls_of(const FakeDaemon& daemon) {
+  std::size_t polls = 0;
+  for (const auto& asked : daemon.asked()) polls += asked.target.find("?wait=") != std::string::npos ? 1 : 0;
+  return polls;
+}
+
+TEST_CASE("a job is followed by its events, without asking again") {
+  FakeDaemon daemon(one_after_the_other({ok(job("running"))}),
+                    one_after_the_other({stream({{"job-progress", job("running", "reading", 40)},
+                                                 {"something-new", json::array()},
+                                                 {"job-progress", "not what it should be"},
+                                                 {"job-progress", job("running", "hashing", 100)},
+                                                 {"job-ended", job("succeeded")}})}));
+  auto ended = run_ctl(load_from(daemon));
+  CHECK(ended.exit_code == 0);
+  CHECK(holds(ended.out, "loaded gt@1"));
+  CHECK(holds(ended.err, "load-1: reading"));
+  CHECK(holds(ended.err, "load-1: hashing"));
+  CHECK(polls_of(daemon) == 0);
+  CHECK(json::parse(run_ctl(load_from(daemon, {"--json"})).out) == job("succeeded"));
+}
+
+TEST_CASE("when events end without an outcome, the job is asked for") {
+  auto stranger = job("succeeded");
+  stranger["started"] = "2031-01-01T00:00:00Z";
+  for (const auto& broken :
+       {stream({}), stream({{"closing", {{"sentence", "ckptd ends"}}}}), stream({{"job-ended", stranger}}),
+        Reply{503, R"({"error":{"kind":"unavailable","sentence":"too many"}})"}, Reply{200, "garbage"},
+        Reply{.body = {}, .hang_up = true}}) {
+    FakeDaemon daemon(one_after_the_other({ok(job("running")), ok(job("succeeded"))}),
+                      one_after_the_other({broken}));
+    auto ended = run_ctl(load_from(daemon));
+    CHECK(ended.exit_code == 0);
+    CHECK(polls_of(daemon) == 1);
+  }
+}
+
+TEST_CASE("a deadline and Ctrl-C end a stream of events that says nothing") {
+  auto silent = one_after_the_other({Reply{200, "", std::chrono::seconds(30)}});
+  FakeDaemon daemon(one_after_the_other({ok(job("running"))}), silent);
+  auto late = run_ctl({"--socket", daemon.socket(), "wait", "job/load-1", "--timeout", "300ms"});
+  CHECK(late.exit_code == 12);
+  Child child(load_from(daemon));
+  REQUIRE(daemon.wait_for_requests(4));  // two jobs, two streams
+  child.signal(SIGINT);
+  auto ended = child.finish();
+  CHECK(ended.exit_code == 130);
+  CHECK(holds(ended.err, "ckptctl job watch load-1"));
+}
+
+TEST_CASE("watch prints a line for each event, and ends with the stream when asked to") {
+  json version{{"name", "gt"}, {"version", "1"}, {"state", "resident"}, {"tensor_bytes", 2048}, {"kept", true}};
+  auto failed = job("failed");
+  failed["error"] = {{"kind", "io"}, {"sentence", "the disk\x1b[31m\nfailed"}};
+  FakeDaemon daemon(one_after_the_other({Reply{}}),
+                    one_after_the_other({stream({{"job-started", job("running")},
+                                                 {"job-progress", job("running", "reading", 10)},
+                                                 {"version-changed", version},
+                                                 {"engine-changed", engine("updating", "gt@1")},
+                                                 {"engine-changed", engine("poisoned", "gt@1", "the rank died")},
+                                                 {"engine-removed", engine("idle", "gt@1")},
+                                                 {"something-new", {{"a", 1}}},
+                                                 {"missed", {{"sentence", "some are lost"}, {"events", 3}}},
+                                                 {"job-ended", failed}})}));
+  auto ended = run_ctl({"--socket", daemon.socket(), "watch", "--once"});
+  CHECK(ended.exit_code == 14);
+  CHECK(count_of(ended.out, '\n') == 6);
+  for (const char* part : {"load-1         started    gt@1\n", "gt@1           resident   2.00 KiB, kept\n",
+                           "engine e0      updating   target gt@2\n", "engine e0      poisoned   the rank died\n",
+                           "engine e0      removed\n", "load-1         failed     the disk\\x1b[31m failed\n"}) {
+    INFO(part);
+    CHECK(holds(ended.out, part));
+  }
+  CHECK(holds(ended.err, "some are lost"));
+  CHECK(holds(ended.err, "load-1: reading"));
+
+  auto as_json = run_ctl({"--socket", daemon.socket(), "watch", "--once", "--json"});
+  std::istringstream lines(as_json.out);
+  std::vector<json> values;
+  for (std::string line; std::getline(lines, line);) values.push_back(json::parse(line));
+  REQUIRE(values.size() == 10);  // the last is the error that ends it
+  CHECK(values[6] == json{{"event", "something-new"}, {"id", "a-1"}, {"data", {{"a", 1}}}});
+  CHECK(values[8]["data"] == failed);
+  CHECK(values[9]["error"]["kind"] == "unavailable");
+}
+
+TEST_CASE("watch goes on behind the last event when its connection is lost") {
+  FakeDaemon daemon(one_after_the_other({Reply{}}), one_after_the_other({stream({{"job-started", job("running")}}),
+                                                                  stream({{"job-ended", job("succeeded")}})}));
+  Child child({"--socket", daemon.socket(), "watch"});
+  REQUIRE(daemon.wait_for_requests(2));
+  REQUIRE(child.wait_for_err("answers again"));
+  child.signal(SIGINT);
+  auto ended = child.finish();
+  CHECK(ended.exit_code == 0);
+  CHECK_FALSE(holds(daemon.asked().at(0).head, "Last-Event-ID"));
+  CHECK(holds(daemon.asked().at(1).head, "Last-Event-ID: a-1"));
+  CHECK(holds(ended.out, "succeeded"));
+}
+
+TEST_CASE("a daemon that tells no events is named as the reason") {
+  FakeDaemon old(one_after_the_other({Reply{}}));
+  auto ended = run_ctl({"--socket", old.socket(), "watch"});
+  CHECK(ended.exit_code == 5);
+  CHECK(holds(ended.err, "older"));
 }
 
 }  // namespace

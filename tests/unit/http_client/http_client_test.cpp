@@ -357,3 +357,86 @@ TEST_CASE("a request that would break out of its line is refused") {
   REQUIRE_FALSE(response);
   CHECK(response.error().kind == ErrorKind::invalid_argument);
 }
+
+// ---- answers that go on ----
+
+namespace {
+
+constexpr std::string_view kStreamHead = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+http::StreamLimits patient() {
+  return {.connect = kLong, .silence = kLong};
+}
+
+}  // namespace
+
+TEST_CASE("a piece of a stream is given on as soon as it is there") {
+  std::promise<void> seen;
+  RawPeer peer = RawPeer::on_tcp([&](int fd) {
+    testing::read_request(fd);
+    testing::write_all(fd, kStreamHead);
+    testing::write_all(fd, "5\r\nfirst\r\n");
+    seen.get_future().wait();  // nothing follows before it has arrived
+    testing::write_all(fd, "6\r\nse");
+    testing::write_all(fd, "cond\r\n0\r\n\r\n");
+  });
+  std::string got;
+  auto response = http::follow(peer.endpoint(), {}, patient(), [&](std::string_view bytes) {
+    got += bytes;
+    if (got == "first") seen.set_value();
+    return true;
+  });
+  REQUIRE(response);
+  CHECK(response->status == 200);
+  CHECK(got == "firstsecond");
+}
+
+TEST_CASE("a stream ends when the reader has enough, is stopped, or its time is over") {
+  RawPeer peer = RawPeer::on_tcp([&](int fd) {
+    testing::read_request(fd);
+    testing::write_all(fd, kStreamHead);
+    testing::write_all(fd, "1\r\nx\r\n");
+    testing::wait_for_close(fd);
+  });
+  CHECK(http::follow(peer.endpoint(), {}, patient(), [](std::string_view) { return false; }));
+  std::stop_source stop;
+  auto stopped = http::follow(
+      peer.endpoint(), {}, patient(), [&](std::string_view) { return stop.request_stop(); }, stop.get_token());
+  REQUIRE_FALSE(stopped);
+  CHECK(stopped.error().kind == ErrorKind::cancelled);
+  auto until = patient();
+  until.until = Deadline::in(50ms);
+  auto late = http::follow(peer.endpoint(), {}, until, [](std::string_view) { return true; });
+  REQUIRE_FALSE(late);
+  CHECK(late.error().kind == ErrorKind::timed_out);
+  auto quiet = http::follow(peer.endpoint(), {}, {.connect = kLong, .silence = 50ms}, [](std::string_view) { return true; });
+  REQUIRE_FALSE(quiet);
+  CHECK(quiet.error().kind == ErrorKind::timed_out);
+}
+
+TEST_CASE("a stream that breaks off is an error, and a refusal is an answer with its body") {
+  int round = 0;
+  RawPeer peer = RawPeer::on_tcp([&](int fd) {
+    testing::read_request(fd);
+    if (round == 0) testing::write_all(fd, std::string(kStreamHead) + "5\r\nfir");
+    if (round == 1) testing::write_all(fd, testing::answer("404 No", "none"));
+    if (round == 2) testing::write_all(fd, std::string(kStreamHead) + "zz\r\n");
+    if (round == 3) testing::write_all(fd, testing::answer("500 No", std::string(2 << 20, 'x')));
+    ++round;
+  });
+  auto follow = [&](auto sink) { return http::follow(peer.endpoint(), {}, patient(), sink); };
+  std::string got;
+  auto broken = follow([&](std::string_view bytes) { return got += bytes, true; });
+  REQUIRE_FALSE(broken);
+  CHECK(broken.error().kind == ErrorKind::unavailable);
+  CHECK(got == "fir");
+  auto refused = follow([](std::string_view) { return true; });
+  REQUIRE(refused);
+  CHECK(refused->status == 404);
+  CHECK(refused->body == "none");
+  for (int i = 0; i < 2; ++i) {
+    auto corrupt = follow([](std::string_view) { return true; });
+    REQUIRE_FALSE(corrupt);
+    CHECK(corrupt.error().kind == ErrorKind::corrupt);
+  }
+}

@@ -382,5 +382,93 @@ TEST_CASE("many threads start, watch, cancel and wait at once") {
   CHECK(registry.list().size() == 5);
 }
 
+/// Observers run under the registry's lock: this one only writes down.
+class Notes {
+ public:
+  Observer observer() {
+    return [this](Change change, const Record& record) {
+      std::scoped_lock lock(mutex_);
+      changes_.emplace_back(change, record);
+    };
+  }
+  std::vector<std::pair<Change, Record>> taken() const {
+    std::scoped_lock lock(mutex_);
+    return changes_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::pair<Change, Record>> changes_;
+};
+
+TEST_CASE("observers see a job's changes in their order, up to its outcome") {
+  Notes notes;
+  Registry registry(0);  // the outcome is told although nothing is remembered
+  auto observed = registry.observe(notes.observer());
+  auto started = registry.start(request("load"), [](Handle& handle) -> Result<std::string> {
+    handle.stage("reading");
+    handle.progress(3, 8);
+    handle.took({"read", 1, 3});
+    return fail(ErrorKind::io, "the disk");
+  });
+  REQUIRE(started);
+  registry.shutdown();
+  const auto seen = notes.taken();
+  REQUIRE(seen.size() == 4);
+  CHECK(seen[0].first == Change::started);
+  CHECK(seen[1].second.stage == "reading");
+  CHECK(seen[2].second.done_bytes == 3);
+  CHECK(seen[3].first == Change::ended);
+  CHECK(seen[3].second.state == State::failed);
+  CHECK(seen[3].second.stages.size() == 1);
+  CHECK(seen[3].second.error->kind == ErrorKind::io);
+}
+
+TEST_CASE("an observer first learns what runs, and nothing after its end") {
+  Notes early, late;
+  Registry registry(10);
+  Gate gate;
+  auto first = registry.observe(early.observer());
+  REQUIRE(registry.start(request("load"), gate.body()));
+  REQUIRE(registry.start(request("update"), nothing));
+  REQUIRE(registry.wait("update-2", soon()));
+  auto second = registry.observe(late.observer());
+  REQUIRE(late.taken().size() == 1);
+  CHECK(late.taken()[0].first == Change::progressed);
+  CHECK(late.taken()[0].second.id == "load-1");
+  CHECK(registry.running().size() == 1);
+  first.reset();
+  const auto before = early.taken().size();
+  REQUIRE(registry.cancel("load-1", false));
+  REQUIRE(registry.wait("load-1", soon()));
+  CHECK(early.taken().size() == before);
+  const auto seen = late.taken();
+  CHECK(seen[1].second.cancel_requested);
+  CHECK(seen.back().first == Change::ended);
+  CHECK(seen.back().second.state == State::cancelled);
+  CHECK(registry.running().empty());
+}
+
+TEST_CASE("observers come and go while jobs run") {
+  Registry registry(5);
+  std::atomic<int> told = 0;
+  std::atomic<bool> over = false;
+  std::jthread observing([&] {
+    while (!over) auto observed = registry.observe([&](Change, const Record&) { ++told; });
+  });
+  Notes notes;
+  auto observed = registry.observe(notes.observer());
+  for (int i = 0; i < 100; ++i)
+    REQUIRE(registry.start(request("load"), [](Handle& handle) -> Result<std::string> {
+      for (std::uint64_t step = 0; step < 10; ++step) handle.progress(step, 10);
+      return "{}";
+    }));
+  registry.shutdown();
+  over = true;
+  std::size_t ended = 0;
+  for (const auto& [change, record] : notes.taken()) ended += change == Change::ended ? 1 : 0;
+  CHECK(ended == 100);
+}
+
 }  // namespace
 }  // namespace ckptd::jobs

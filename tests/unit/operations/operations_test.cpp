@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <mutex>
 #include <thread>
 
 #include "tests/unit/operations/house.h"
@@ -670,4 +671,65 @@ TEST_CASE("a load that ends early has told the stages that it came to") {
   for (const auto& stage : job->stages) names.push_back(stage.name);
   CHECK(names == std::vector<std::string>{"open", "reserve", "read", "hash"});
   CHECK(house.store->usage().lent_bytes == 0);
+}
+
+TEST_CASE("subscribers are told what jobs, versions and engines do") {
+  House house;
+  std::mutex mutex;
+  std::vector<api::Event> told;
+  auto heard = house.operations->subscribe([&](const api::Event& event) {
+    std::scoped_lock lock(mutex);
+    told.push_back(event);
+  });
+  auto states = [&](std::string_view name) {
+    std::scoped_lock lock(mutex);
+    std::string text;
+    for (const auto& event : told) {
+      if (name_of(event.kind) != name) continue;
+      if (const auto* engine = std::get_if<api::Engine>(&event.about)) text += " " + engine->state;
+      if (const auto* version = std::get_if<api::Version>(&event.about)) text += " " + version->state;
+      if (const auto* job = std::get_if<api::Job>(&event.about)) text += " " + job->state;
+    }
+    std::string once;  // a state that goes on is told again when something else about it changed
+    for (std::size_t at = 0; at < text.size();) {
+      auto word = text.substr(at, text.find(' ', at + 1) - at);
+      if (!once.ends_with(word)) once += word;
+      at += word.size();
+    }
+    return once;
+  };
+  house.load_or_die("1", 1);
+  house.add_engine();
+  REQUIRE(house.run_update(House::to("1")).state == "succeeded");
+  CHECK(states("job-started") == " running");
+  CHECK(states("job-ended") == " succeeded");
+  CHECK(states("version-changed") == " loading resident");
+  CHECK(states("engine-changed") == " idle updating idle");
+
+  house.endpoints.fail_reload_on = "HOST-1";
+  CHECK(house.run_update(House::to("1")).state == "failed");
+  CHECK(states("job-ended") == " succeeded failed");
+  CHECK(states("engine-changed").ends_with(" updating poisoned"));
+  REQUIRE(house.operations->set_kept("m", "1", true));
+  {
+    std::scoped_lock lock(mutex);
+    CHECK(std::get<api::Version>(told.back().about).kept);
+  }
+  REQUIRE(house.operations->set_kept("m", "1", false));
+  REQUIRE(house.operations->evict("m", "1", false));
+  CHECK(states("version-changed").ends_with(" resident evicted"));
+  REQUIRE(house.operations->evict("m", "1", true));
+  CHECK(states("version-removed") == " evicted");
+  REQUIRE(house.operations->remove_engine("e"));
+  CHECK(states("engine-removed") == " poisoned");
+
+  heard.reset();
+  std::size_t before = 0;
+  {
+    std::scoped_lock lock(mutex);
+    before = told.size();
+  }
+  house.add_engine();
+  std::scoped_lock lock(mutex);
+  CHECK(told.size() == before);
 }
