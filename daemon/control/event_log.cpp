@@ -12,6 +12,7 @@ namespace {
 using Kind = api::Event::Kind;
 
 constexpr std::size_t kAtOnce = 32;  // events of one piece of text
+constexpr std::size_t kEngineRecord = 8 << 10, kLaneRecord = 4 << 10;  // in memory and as text
 
 std::string dumped(const nlohmann::json& value) {
   return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -23,8 +24,11 @@ std::size_t weight_of(const api::Event& event) {
     return error ? error->sentence.size() + error->vendor.size() : 0;
   };
   std::size_t bytes = 1024;
-  if (const auto* job = std::get_if<api::Job>(&event.about))
+  if (const auto* job = std::get_if<api::Job>(&event.about)) {
     bytes += 2 * job->result.size() + job->subject.size() + job->stage.size() + of_error(job->error);
+    if (job->record)
+      for (const auto& engine : job->record->engines) bytes += kEngineRecord + kLaneRecord * engine.lanes.size();
+  }
   if (const auto* engine = std::get_if<api::Engine>(&event.about)) bytes += engine->poisoned.size();
   if (const auto* version = std::get_if<api::Version>(&event.about))
     bytes += version->source_uri.size() + of_error(version->error);

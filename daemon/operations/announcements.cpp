@@ -46,8 +46,9 @@ Subscription Service::subscribe(std::function<void(const api::Event&)> listener)
   };
   auto both = std::make_shared<Both>();
   both->changes = listeners_.add(listener);
-  both->jobs = parts_.jobs.observe([listener](jobs::Change change, const jobs::Record& record) {
-    listener({kind_of(change), show(record)});
+  both->jobs = parts_.jobs.observe([this, listener](jobs::Change change, const jobs::Record& record) {
+    // What an ended job answers when it is asked for alone: its record is kept before it ends.
+    listener({kind_of(change), change == jobs::Change::ended ? with_record(show(record)) : show(record)});
   });
   return both;
 }

@@ -62,7 +62,7 @@ class Operations {
   /// began with. All or nothing: on an error everything is as it was. status() tells the outcome of the last one.
   virtual Result<api::Reload> reload() = 0;
   /// Tells what happens from now on; first, as progress, of the jobs that run. The listener is called where things
-  /// happen and under locks: it takes its copy and returns, and calls nothing here.
+  /// happen and under locks: it takes its copy and returns, and calls nothing here. To be ended before the operations.
   [[nodiscard]] virtual Subscription subscribe(std::function<void(const api::Event&)> listener) = 0;
 };
 
