@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "common/utf8.h"
+
 namespace ckptd::journal {
 namespace {
 
@@ -71,9 +73,9 @@ class Reader {
     auto holds = [](const auto& names, std::string_view name) { return std::ranges::find(names, name) != names.end(); };
     for (const auto& item : json_.items())
       if (!holds(required, item.key()) && !holds(optional, item.key()))
-        refuse("at {}: the member '{}' is not one of format {}", shown(), item.key(), kFormat);
+        refuse("at {}: the member '{}' is not one of format {}", place(), shown(item.key()), kFormat);
     for (auto name : required)
-      if (!json_.contains(name)) refuse("at {}: the member '{}' is missing", shown(), name);
+      if (!json_.contains(name)) refuse("at {}: the member '{}' is missing", place(), name);
   }
 
   Reader member(std::string_view name) const { return {json_.at(name), fmt::format("{}/{}", at_, name)}; }
@@ -87,7 +89,7 @@ class Reader {
   std::int64_t integer() const {
     expect(json_.is_number_integer(), "an integer");
     if (json_.is_number_unsigned() && json_.get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max())
-      refuse("at {}: the number {} is out of range", shown(), json_.get<std::uint64_t>());
+      refuse("at {}: the number {} is out of range", place(), json_.get<std::uint64_t>());
     return json_.get<std::int64_t>();
   }
 
@@ -109,9 +111,9 @@ class Reader {
 
  private:
   void expect(bool holds, std::string_view what) const {
-    if (!holds) refuse("at {}: expected {} and found {}", shown(), what, found());
+    if (!holds) refuse("at {}: expected {} and found {}", place(), what, found());
   }
-  std::string_view shown() const { return at_.empty() ? "the top" : std::string_view(at_); }
+  std::string_view place() const { return at_.empty() ? "the top" : std::string_view(at_); }
   std::string_view found() const { return json_.is_number() ? "another number" : json_.type_name(); }
 
   const Json& json_;
@@ -144,7 +146,7 @@ Phase read_phase(const Reader& reader) {
   auto text = reader.text();
   if (text == kOpening) return Phase::opening;
   if (text == kPushing) return Phase::pushing;
-  refuse("at {}: '{}' is not a phase; there are {} and {}", reader.at(), text, kOpening, kPushing);
+  refuse("at {}: '{}' is not a phase; there are {} and {}", reader.at(), shown(text), kOpening, kPushing);
 }
 
 UpdateRecord read_update(const Reader& reader) {
@@ -176,7 +178,7 @@ Contents read_contents(const Json& json) {
                     .in_custody = reader.member("in_custody").each(read_session)};
   std::set<std::string> names;
   for (const auto& engine : contents.engines)
-    if (!names.insert(engine.name).second) refuse("at /engines: two engines are named '{}'", engine.name);
+    if (!names.insert(engine.name).second) refuse("at /engines: two engines are named '{}'", shown(engine.name));
   return contents;
 }
 
@@ -188,7 +190,7 @@ class DuplicateFinder {
     if (event == Event::object_start) open_.emplace_back();
     if (event == Event::object_end) open_.pop_back();
     if (event == Event::key && !open_.back().insert(value.get<std::string>()).second)
-      refuse("the member '{}' stands twice in one object", value.get<std::string>());
+      refuse("the member '{}' stands twice in one object", shown(value.get<std::string>()));
     return true;
   }
 
