@@ -1,6 +1,5 @@
 #include "daemon/prefetch/thread_priority.h"
 
-#include <linux/ioprio.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -10,7 +9,11 @@
 namespace ckptd::prefetch {
 namespace {
 
-constexpr int kLowestLevel = 7;
+// The numbers of linux/ioprio.h, which cannot be included: in some releases (Debian's 6.1.192) it is no C++, since a
+// parameter of a function there is named "class".
+constexpr int kWhoProcess = 1;
+constexpr int priority_of(int io_class, int level) { return io_class << 13 | level; }
+constexpr int kLowestBestEffort = priority_of(2, 7), kIdle = priority_of(3, 0);
 
 /// On Linux the nice value belongs to the thread.
 void lower_nice(int nice) {
@@ -23,9 +26,8 @@ void lower_nice(int nice) {
 /// further behind; 0, which every process begins with, stands for the middle of the best-effort class.
 void lower_io(IoPriority priority) {
   if (priority == IoPriority::none) return;
-  const int value = priority == IoPriority::idle ? IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)
-                                                 : IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, kLowestLevel);
-  if (::syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0) < value) ::syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value);
+  const int value = priority == IoPriority::idle ? kIdle : kLowestBestEffort;
+  if (::syscall(SYS_ioprio_get, kWhoProcess, 0) < value) ::syscall(SYS_ioprio_set, kWhoProcess, 0, value);
 }
 
 }  // namespace
