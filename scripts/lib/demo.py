@@ -1,15 +1,18 @@
-"""The demo's main job: two versions of a checkpoint into two ranks, every byte compared, and a table at the end.
+"""The demo's main job: two versions of a checkpoint into two ranks, every byte compared, and a table at the end that has
+each stage beside its limit.
 
 Run by scripts/demo, which builds and installs; uses the same daemon, stand-in and comparers as the end-to-end tests.
 """
 
 import argparse
+import concurrent.futures
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
@@ -31,10 +34,28 @@ def available_memory():
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
 
 
-def memcpy_peak():
-    """Bytes a second of one thread's memcpy between touched memory, measured now."""
-    return float(subprocess.run([os.path.join(harness.BIN_DIR, "memcpy_peak")], check=True, capture_output=True,
-                                text=True, timeout=120).stdout)
+def plain_read_peak(directory, rounds=3):
+    """Bytes a second of reading these files the plain way, the best of some rounds: block after block into memory that
+    is touched and larger than a processor's cache, by one thread for each processor. What lies in the page cache comes
+    from there, as it does for ckptd."""
+    block, blocks, readers = 4 << 20, 64, os.cpu_count()
+    pieces = [(path, at) for path in checkpoints.files_of(directory) for at in range(0, os.stat(path).st_size, block)]
+    memory = memoryview(bytearray(b"touched!" * (block * blocks // 8)))
+
+    def read(number):
+        done = 0
+        for place, (path, at) in list(enumerate(pieces))[number::readers]:
+            file, to = os.open(path, os.O_RDONLY), place % blocks * block
+            done += os.preadv(file, [memory[to:to + block]], at)
+            os.close(file)
+        return done
+
+    def one_round(pool):
+        start = time.monotonic()
+        return sum(pool.map(read, range(readers))) / (time.monotonic() - start)
+
+    with concurrent.futures.ThreadPoolExecutor(readers) as pool:
+        return max(one_round(pool) for _ in range(rounds))
 
 
 def prepare(arguments, scratch):
@@ -60,25 +81,43 @@ def compare(engine, directory):
         print(f"  {device}: {verdict['tensors']} tensors, {verdict['bytes']} bytes, all equal")
 
 
-def run_version(daemon, engine, version, directory):
-    """Loads, updates and compares one version; returns its rows of the table."""
-    loaded = daemon.must("load", f"demo@{version}", directory)["result"]
-    updated = daemon.must("update", f"demo@{version}")["result"]
+def stage(name, figure, limit, what):
+    return {"stage": name, "bytes": figure["bytes"], "seconds": figure["seconds"], "limit": limit, "what": what}
+
+
+def peaks_of(daemon):
+    """What `ckptctl probe` measured: the best copy to each device, and the best hash of one core, in bytes a second."""
+    return {peak["stage"] + peak.get("device", ""): peak["bytes_per_second"]
+            for peak in daemon.http("GET", "/v1/status")[1]["peaks"]}
+
+
+def run_version(daemon, engine, version, directory, peaks):
+    """Loads, updates and compares one version; returns its rows of the table, each with the limit of its stage."""
+    loaded = daemon.job(daemon.must("load", f"demo@{version}", directory)["id"])["record"]["load"]
+    limit = plain_read_peak(directory)  # after the load, which it must not help
+    updated = daemon.job(daemon.must("update", f"demo@{version}")["id"])["record"]["engines"][0]
     print(f"demo@{version}: loaded and pushed, comparing")
     compare(engine, directory)
-    push = updated["engines"][0]
-    rows = [(f"demo@{version}", "disk to memory, hashed", loaded["bytes"], loaded["read_seconds"])]
-    rows += [("", f"memory to rank on {lane['device']}", lane["bytes"], lane["push_seconds"]) for lane in push["lanes"]]
-    rows.append(("", "whole update, all ranks", push["bytes"] * len(push["lanes"]), updated["seconds"]))
-    return rows
+    stages = {each["name"]: each for each in loaded["stages"]}
+    cached = loaded.get("page_cache_bytes", 0) * 2 > loaded["bytes"]
+    rows = [stage("files to memory", stages["read"], limit, f"plain reads, {'page cache' if cached else 'disk'}")]
+    rows.append(stage("  hashed", stages["hash"], peaks["hash"], "one core"))
+    for lane in updated["lanes"]:
+        each, device = {each["name"]: each for each in lane["stages"]}, lane["device"]
+        rows.append(stage(f"memory to {device}", each["upload"], peaks["copy" + device], "one copy, measured"))
+        rows.append(stage("  its rank reloads", each["reload"], None, "the rank's own pace"))
+    whole = {"bytes": updated["bytes"] * len(updated["lanes"]), "seconds": updated["seconds"]}
+    rows.append(stage("whole update, all ranks", whole, None, "bounded by: " + updated["bounded_by"]))
+    return [{**row, "version": "" if number else f"demo@{version}"} for number, row in enumerate(rows)]
 
 
-def print_table(rows, peak):
-    print(f"\n{'version':10} {'stage':28} {'bytes':>13} {'seconds':>9} {'GB/s':>7} {'of memcpy':>10}")
-    for version, stage, size, seconds in rows:
-        rate = size / seconds if seconds else 0
-        print(f"{version:10} {stage:28} {size:13,} {seconds:9.3f} {rate / 1e9:7.2f} {rate / peak:9.0%}")
-    print(f"{'':10} {'memcpy, one thread':28} {'':13} {'':9} {peak / 1e9:7.2f}")
+def print_table(rows):
+    print(f"\n{'version':8} {'stage':24} {'bytes':>13} {'seconds':>8} {'GB/s':>6} {'limit':>6} {'of it':>6}  the limit is")
+    for row in rows:
+        rate = row["bytes"] / row["seconds"] if row["seconds"] else 0
+        limit = f"{row['limit'] / 1e9:6.2f} {rate / row['limit']:6.0%}" if row["limit"] else f"{'':6} {'':6}"
+        print(f"{row['version']:8} {row['stage']:24} {row['bytes']:13,} {row['seconds']:8.3f} {rate / 1e9:6.2f} {limit}  "
+              f"{row['what']}")
 
 
 def leave(number, _frame):
@@ -109,12 +148,13 @@ def main():
         daemon.start()
         engine = harness.Engine(DEVICES, ranks=arguments.worker)
         daemon.must("engine", "add", "sglang-0", "--kind", "sglang", "--endpoint", engine.endpoint, "--checkpoint", "demo")
-        peak = memcpy_peak()
-        rows = run_version(daemon, engine, 1, first)
+        daemon.must("probe")
+        peaks = peaks_of(daemon)
+        rows = run_version(daemon, engine, 1, first, peaks)
         if not both_fit:
             daemon.must("evict", "demo@1")
-        rows += run_version(daemon, engine, 2, second)
-        print_table(rows, peak)
+        rows += run_version(daemon, engine, 2, second, peaks)
+        print_table(rows)
         print(f"\nEvery tensor of both ranks equals the files, for both versions ({arguments.worker} worker).")
     except (AssertionError, OSError, subprocess.SubprocessError) as error:
         for part in (daemon, engine):
