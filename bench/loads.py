@@ -93,11 +93,12 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
-            raise RuntimeError(f"{self.name} ended: {self.log.read()[-1000:]}")
+            raise RuntimeError(f"{self.name} ended with {self.process.wait(timeout=60)}: {self.log.read()[-1000:]}")
         return json.loads(line)
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it ended before us
+            self.process.stdin.close()
         try:
             self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
@@ -397,6 +398,11 @@ def main():
     chosen = arguments.only.split(",")
     if unknown := set(chosen) - set(parts):
         parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(parts)}")
+
+    # Everybody keeps what was loaded, and the files are in memory once more.
+    needed = arguments.bytes * (len(PACKAGES) + 2)
+    if not arguments.directory and needed > available_bytes():
+        parser.error(f"--bytes: all contenders together would need {needed / 2**30:.1f} GiB, and {available_bytes() / 2**30:.1f} GiB are free")
 
     directory = checkpoint(arguments)
     about = machine(directory)
