@@ -99,7 +99,8 @@ std::vector<Key<Config>> make_config_keys() {
           "How a load's reads stand behind those of others: none (as the daemon's), best-effort (last in its class) or "
           "idle (only when nobody else reads). Disks whose scheduler is none or kyber ignore it.", Change::reload),
       key("prefetch.nice", "", &C::prefetch_nice, count<int>(0, 19),
-          "Nice value of the threads of a load, 0 to 19: 19 leaves the processors to whoever else wants them.",
+          "Nice value of the threads of a load, 0 to 19: 0 leaves them at the daemon's own, 19 leaves the processors to "
+          "whoever else wants them.",
           Change::reload),
 
       key("push.bucket", "", &C::bucket_bytes, size(true),

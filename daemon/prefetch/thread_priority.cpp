@@ -17,6 +17,7 @@ constexpr int kLowestBestEffort = priority_of(2, 7), kIdle = priority_of(3, 0);
 
 /// On Linux the nice value belongs to the thread.
 void lower_nice(int nice) {
+  if (nice == 0) return;
   errno = 0;
   const int now = ::getpriority(PRIO_PROCESS, 0);
   if (errno == 0 && now < nice) ::setpriority(PRIO_PROCESS, 0, nice);

@@ -8,7 +8,7 @@ namespace ckptd::prefetch {
 enum class IoPriority { none, best_effort, idle };
 
 struct ThreadPriority {
-  int nice = 0;                       ///< 0 to 19; never raises what the process has
+  int nice = 0;                       ///< 0 leaves what the process has; 1 to 19 never raises it
   IoPriority io = IoPriority::none;
 };
 
