@@ -15,19 +15,18 @@ constexpr std::size_t kSpares = 32;  ///< two lanes that queue sixteen buckets e
 }  // namespace
 
 Result<std::shared_ptr<Watcher>> Watcher::start(std::shared_ptr<Context> context) {
-  std::shared_ptr<Watcher> watcher;
+  std::vector<NativeEvent> spare;
+  for (std::size_t i = 0; i < kSpares; ++i)
+    spare.push_back(CKPTD_TRY(NativeEvent::create(context, CU_EVENT_DISABLE_TIMING)));
   try {
-    watcher = std::make_shared<Watcher>(std::move(context));
+    return std::make_shared<Watcher>(std::move(context), std::move(spare));
   } catch (const std::system_error& error) {
     return std::unexpected(system_error(error.code().value(), "start the thread that watches a GPU"));
   }
-  watcher->waiting_.reserve(kSpares);
-  for (std::size_t i = 0; i < kSpares; ++i)
-    watcher->spare_.push_back(CKPTD_TRY(NativeEvent::create(watcher->context_, CU_EVENT_DISABLE_TIMING)));
-  return watcher;
 }
 
-Watcher::Watcher(std::shared_ptr<Context> context) : context_(std::move(context)), thread_([this] { work(); }) {}
+Watcher::Watcher(std::shared_ptr<Context> context, std::vector<NativeEvent> spare)
+    : context_(std::move(context)), spare_(std::move(spare)), thread_([this] { work(); }) {}
 
 Watcher::~Watcher() {
   {

@@ -27,7 +27,7 @@ class Watcher {
  public:
   /// io when the system gives no thread.
   static Result<std::shared_ptr<Watcher>> start(std::shared_ptr<Context> context);
-  explicit Watcher(std::shared_ptr<Context> context);
+  Watcher(std::shared_ptr<Context> context, std::vector<NativeEvent> spare);
   Watcher(const Watcher&) = delete;
   Watcher& operator=(const Watcher&) = delete;
   ~Watcher();
