@@ -95,6 +95,11 @@ class Cuda(harness.Case):
         daemon.add_engine("healthy", other, "m", GPUS[1:])
         daemon.must("update", "m@1")
         self.assert_holds(other, source)
+        second = self.second(source)  # in memory that is new, and that the lost one would have to register
+        daemon.load("m@2", second)
+        daemon.must("update", "m@2")
+        self.assert_holds(other, second)
+        self.assertEqual([device["uuid"] for device in daemon.must("status")["devices"]], GPUS)
         self.end(daemon)
         return sentence, pid
 

@@ -34,7 +34,7 @@ class OpenedCuda {
   void* library_;
 };
 
-/// tests/support/fake_cuda, with four GPUs unless the environment says otherwise.
+/// tests/support/fake_cuda, with four GPUs, the last of them divided, unless the environment says otherwise.
 class FakeCuda : public OpenedCuda {
  public:
   static FakeCuda& get() {
@@ -55,7 +55,7 @@ class FakeCuda : public OpenedCuda {
   const decltype(&fake_cuda_revive) revive = find<decltype(&fake_cuda_revive)>("fake_cuda_revive");
 
  private:
-  FakeCuda() : OpenedCuda((::setenv("CKPTD_FAKE_CUDA_DEVICES", "4", 0), path())) {}
+  FakeCuda() : OpenedCuda((::setenv("CKPTD_FAKE_CUDA_DEVICES", "4", 0), ::setenv("CKPTD_FAKE_CUDA_MIG", "3", 0), path())) {}
 };
 
 }  // namespace ckptd::tests

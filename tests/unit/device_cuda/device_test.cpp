@@ -30,6 +30,7 @@ TEST_CASE("GPUs are named by their UUID, and lie where the kernel says") {
     CHECK(devices[0]->identity().numa_node == -1);
     CHECK(devices[1]->identity().uuid == kGpu1);
     CHECK(devices[1]->identity().numa_node == 3);
+    CHECK(devices[3]->identity().uuid == "MIG-fa4ec0da-ab00-0000-0000-000000000003");
   }
   std::filesystem::remove_all(root);
 }
