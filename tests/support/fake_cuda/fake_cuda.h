@@ -16,6 +16,7 @@
 //   CKPTD_FAKE_CUDA_MIG=1[,...]                ordinals that are instances of a divided GPU
 //   CKPTD_FAKE_CUDA_VERSION=12020              what cuDriverGetVersion says
 //   CKPTD_FAKE_CUDA_COPY_US=0                  how long each queued copy takes at least
+//   CKPTD_FAKE_CUDA_BYTES_PER_SECOND=0         how fast copies are at most, all GPUs together; 0: as fast as memory
 //   CKPTD_FAKE_CUDA_FAIL=NAME:N=CODE[@GPU],... the N-th call of NAME from now, counted from 1, gives CODE; N may be *
 //   CKPTD_TEST_SEED                            the order of the work
 // NAME is a symbol (cuMemAlloc_v2), or work_copy for a queued copy when it is its turn. After a code that loses a
