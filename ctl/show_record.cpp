@@ -9,6 +9,7 @@ namespace {
 using namespace proto::control;
 
 constexpr std::size_t kIndent = 2;
+constexpr double kShortestTold = 0.001;  ///< seconds: what took less, such as finding memory ready, has no rate
 
 std::string percent(double part, double whole) {
   return whole > 0 ? fmt::format("{:.0f} %", 100 * part / whole) : "";
@@ -35,7 +36,7 @@ std::vector<std::string> stage_row(std::string where, const StageFigure& stage) 
           printable(stage.name),
           stage.bytes > 0 ? show_bytes(stage.bytes) : "",
           show_seconds(stage.seconds),
-          stage.bytes > 0 ? show_rate(stage.bytes, stage.seconds) : "",
+          stage.bytes > 0 && stage.seconds >= kShortestTold ? show_rate(stage.bytes, stage.seconds) : "",
           stage.share_of_peak ? percent(*stage.share_of_peak, 1) : ""};
 }
 

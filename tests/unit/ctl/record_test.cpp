@@ -100,6 +100,8 @@ TEST_CASE("a load's record shows disk against page cache") {
   const auto text = show_record({.job = "load-1", .kind = "load", .state = "succeeded", .seconds = 2, .engines = {}, .load = load, .notes = {}}, {});
   CHECK(holds(text, "2.00 MiB from storage, 1.00 MiB from the page cache"));
   CHECK(holds(text, "40 %"));
+  load.stages = {{"reserve", 2e-5, 1 << 30, 0, {}}};  // memory that was ready has no rate
+  CHECK_FALSE(holds(show_record({.job = "load-1", .kind = "load", .state = "succeeded", .seconds = 2, .engines = {}, .load = load, .notes = {}}, {}), "GB/s"));
   api::Job job;
   job.record = api::JobRecord{};
   CHECK(verdict_of(job).empty());
