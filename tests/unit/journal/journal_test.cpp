@@ -268,6 +268,26 @@ TEST_CASE("a damaged file is named with its byte and left alone") {
   CHECK(contains(Journal::open(folder).error().sentence, "state.json"));
 }
 
+TEST_CASE("what a damaged file holds cannot drive the terminal that its refusal is shown on") {
+  for (const auto* text : {
+           R"({"format":1,"engines":[],"updates":[],"in_custody":[],"\u001b[31m":1})",
+           R"({"format":1,"\u001b":1,"\u001b":2})",
+           R"({"format":1,"engines":[],"in_custody":[],"updates":[
+               {"job":"j","engine":"e","version":"v","phase":"\u0007","sessions":[]}]})",
+           R"({"format":1,"updates":[],"in_custody":[],"engines":[
+               {"name":"\u001b","kind":"k","endpoint":"","checkpoint":"","devices":[],"poisoned":""},
+               {"name":"\u001b","kind":"k","endpoint":"","checkpoint":"","devices":[],"poisoned":""}]})"}) {
+    INFO(text);
+    Folder folder;
+    put(folder / "state.json", text);
+    const auto journal = Journal::open(folder);
+    REQUIRE_FALSE(journal);
+    CHECK(journal.error().kind == ErrorKind::corrupt);
+    CHECK(contains(journal.error().sentence, "\\x"));
+    CHECK(std::ranges::none_of(journal.error().sentence, [](unsigned char c) { return c < 0x20; }));
+  }
+}
+
 TEST_CASE("a change that makes no sense is refused before it is written") {
   Folder folder;
   auto journal = Journal::open(folder);
