@@ -16,34 +16,36 @@ using collective::nccl::Patience;
 template <class Under>
 class FakeNccl : public Under {
  public:
-  FakeNccl() { fake_nccl_begin(&device_streams(), seed_of_run() + ++made_); }
+  FakeNccl() {
+    fake_nccl_begin(&device_streams(), seed_of_run() + ++made_);
+    alive_.push_back(this);
+  }
   FakeNccl(const FakeNccl&) = delete;
   FakeNccl& operator=(const FakeNccl&) = delete;
 
   ~FakeNccl() {
-    groups().reset();  // before the devices
+    groups_.reset();  // before the devices
+    alive_.pop_back();
     CHECK(std::string(fake_nccl_last_complaint()) == "");
     CHECK(fake_nccl_communicators() == 0);
     CHECK(standing_.given_up == 0);
   }
 
-  static std::unique_ptr<Groups>& groups() {
-    static std::unique_ptr<Groups> groups;
-    return groups;
-  }
-
   static Result<std::vector<std::unique_ptr<collective::Member>>> make_group(
       const std::vector<device::Device*>& devices, const std::vector<std::string>& names) {
-    if (!groups()) {
+    auto& groups = alive_.back()->groups_;  // contracts make a party within a party
+    if (!groups) {
       auto library = CKPTD_TRY(Library::open(CKPTD_FAKE_NCCL));
-      groups() = std::make_unique<Groups>(std::move(library), device_natives(standing_), Patience{});
+      groups = std::make_unique<Groups>(std::move(library), device_natives(standing_), Patience{});
     }
-    return groups()->make_group(devices, names);
+    return groups->make_group(devices, names);
   }
 
  private:
   inline static unsigned made_ = 0;
+  inline static std::vector<FakeNccl*> alive_;
   inline static Standing standing_;
+  std::unique_ptr<Groups> groups_;
 };
 
 using Host = FakeNccl<HostBackend>;

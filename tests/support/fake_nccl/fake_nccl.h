@@ -11,6 +11,12 @@
 // the bytes are then left as they were, and the streams know of no error.
 // What it does not prove: speed, anything of CUDA (launches, contexts, implicit synchronisation), topology and transports, several
 // processes, and that NVIDIA's library behaves as its documentation and source say.
+//
+// Environment, read when the library is first used, for a daemon that knows nothing of a test:
+//   CKPTD_FAKE_NCCL_CUDA=PATH           carries bytes over the streams of the libcuda at that path
+//   CKPTD_FAKE_NCCL_LATER=NAME:N=CODE   as fake_nccl_fail_later()
+//   CKPTD_FAKE_NCCL_VERSION=22707       what ncclGetVersion says
+//   CKPTD_TEST_SEED                     the seed
 #pragma once
 
 #include <atomic>
@@ -32,6 +38,9 @@ struct FakeNcclStreams {
   int (*copy)(void* self, void* device, void* stream, void* to, const void* from, std::size_t bytes,
               const std::atomic<bool>* cut);
 };
+
+/// Those of the libcuda of tests/support/fake_cuda, which is at this path. Only where CUDA is built in.
+const FakeNcclStreams* fake_nccl_cuda_streams(const char* library);
 
 /// As in a new process: no communicators, faults or complaints. Streams and seed are for all that follows.
 void fake_nccl_begin(const FakeNcclStreams* streams, std::uint64_t seed);

@@ -1,6 +1,7 @@
 // What is to go wrong, and what was complained of.
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <utility>
 
 #include "tests/support/fake_nccl/world.h"
@@ -8,8 +9,28 @@
 namespace ckptd::fake_nccl {
 
 World& World::get() {
-  static World& world = *new World;  // threads of the caller may outlive main()
+  static World& world = *[] {
+    auto* made = new World;  // threads of the caller may outlive main()
+    made->read_environment();
+    return made;
+  }();
   return world;
+}
+
+void World::read_environment() {
+  const char* seed = std::getenv("CKPTD_TEST_SEED");
+  if (seed != nullptr) random_.seed(std::strtoull(seed, nullptr, 10));
+#ifdef CKPTD_HAVE_CUDA
+  if (const char* cuda = std::getenv("CKPTD_FAKE_NCCL_CUDA"); cuda != nullptr)
+    streams_ = *fake_nccl_cuda_streams(cuda);
+#endif
+  if (const char* told = std::getenv("CKPTD_FAKE_NCCL_VERSION"); told != nullptr) version = std::atoi(told);
+  if (const char* later = std::getenv("CKPTD_FAKE_NCCL_LATER"); later != nullptr) {
+    char name[64];
+    unsigned nth = 0;
+    int code = 0;
+    if (std::sscanf(later, "%63[^:]:%u=%d", name, &nth, &code) == 3) fail(name, nth, code, true);
+  }
 }
 
 void World::begin(const FakeNcclStreams* streams, std::uint64_t seed) {

@@ -73,6 +73,7 @@ struct Call {
 class World {
  public:
   static World& get();
+  void read_environment();
 
   void begin(const FakeNcclStreams* streams, std::uint64_t seed);
   void fail(const char* name, unsigned nth, int code, bool later);
