@@ -85,7 +85,7 @@ class CudaBackend {
   static constexpr bool kInjectsFaults = false;
   static constexpr auto kFailure = Failure::cannot_be_caused;
   /// A driver's queue has an end, at about a thousand items: who goes beyond it waits for room.
-  static constexpr int kQueued = 500;
+  static constexpr int kQueued = 200;
   static constexpr std::chrono::microseconds kClockError{1'000};
 
   CudaBackend() {
