@@ -6,7 +6,7 @@
 #include <mutex>
 
 #include "common/directory_lock.h"
-#include "daemon/collective/local/local_group.h"
+#include "daemon/assembly_collective.h"
 #include "daemon/control/server.h"
 #ifdef CKPTD_HAVE_CUDA
 #include "daemon/device/cuda/cuda_device.h"
@@ -155,6 +155,7 @@ class Running final : public Assembly {
   ~Running() override {
     metrics_server_.reset();
     server_.reset();
+    if (collective_) collective_->close();
     jobs_.shutdown();
   }
 
@@ -177,14 +178,13 @@ class Running final : public Assembly {
                                              .huge_pages = config_.huge_pages,
                                              .prefault = policy_of(config_.prefault)},
                                             devices));
+    collective_ = CKPTD_TRY(Collective::choose(config_, devices));
     catalogue_ = std::make_unique<catalogue::Catalogue>();
     endpoints_ = CKPTD_TRY(ranks::checkpoint_engine::make_endpoints(
         {config_.runtime_dir / "r", config_.rank_group, config_.custody}));
     operations_ = operations::make_operations(
         {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices,
-         [grace = config_.spread_grace](const auto& members, const auto& names) {
-           return collective::local::make_group_with(grace, members, names);
-         },
+         [this](const auto& members, const auto& names) { return collective_->make_group(members, names); },
          [connect = config_.engine_connect_timeout](const auto& kind, const auto& name, const auto& endpoint) {
            return make_engine(kind, name, endpoint, connect);
          },
@@ -209,6 +209,7 @@ class Running final : public Assembly {
   void stop() override {
     metrics_server_.reset();
     server_.reset();
+    collective_->close();
     jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
     const auto waiting = endpoints_->drain(Deadline::in(shutdown_timeout()));
     for (const auto& open : waiting)
@@ -275,6 +276,7 @@ class Running final : public Assembly {
   std::unique_ptr<journal::Journal> journal_;
   std::unique_ptr<journal::Peaks> peaks_;
   std::vector<std::unique_ptr<device::Device>> devices_;
+  std::unique_ptr<Collective> collective_;
   std::unique_ptr<store::Store> store_;
   std::unique_ptr<catalogue::Catalogue> catalogue_;
   std::unique_ptr<ranks::Endpoints> endpoints_;

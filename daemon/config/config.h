@@ -19,6 +19,7 @@ enum class DeviceKind { host, cuda, automatic };
 enum class Lock { required, try_, off };
 enum class Prefault { off, background, before_ready };
 enum class FanOut { automatic, independent, broadcast };
+enum class Backend { automatic, local, nccl };
 enum class IoPriority { none, best_effort, idle };
 
 struct Preload {
@@ -46,6 +47,9 @@ struct Config {
   std::string cuda_library;               ///< empty: libcuda.so.1, wherever the dynamic linker finds it
   std::vector<std::string> cuda_devices;  ///< UUIDs; empty: all
 
+  Backend collective = Backend::automatic;
+  std::string nccl_library;  ///< empty: libnccl.so.2, wherever the dynamic linker finds it
+
   std::uint64_t store_budget_bytes = 0;  ///< required
   std::uint64_t segment_bytes = 0;       ///< 0: from the budget
   Lock lock = Lock::required;
@@ -71,7 +75,7 @@ struct Config {
   std::chrono::milliseconds connect_timeout{300'000}, reload_timeout{120'000}, release_timeout{60'000},
       finish_timeout{600'000}, upload_timeout{60'000}, engine_timeout{1'800'000};
   std::chrono::milliseconds engine_connect_timeout{5'000}, ping_timeout{5'000}, answer_grace{10'000},
-      rank_grace{500}, spread_grace{5'000};
+      rank_grace{500}, spread_grace{5'000}, nccl_start_timeout{60'000};
   std::chrono::milliseconds load_answer{2'000};
   std::chrono::milliseconds control_read_timeout{30'000}, control_handler_timeout{60'000},
       control_write_timeout{30'000}, control_drain{1'000}, control_bind_timeout{5'000};

@@ -60,6 +60,14 @@ std::vector<Key<Config>> make_config_keys() {
           "UUIDs of the GPUs to use, as nvidia-smi -L shows them, such as GPU-12345678-90ab-cdef-1234-567890abcdef; empty: "
           "all that the driver shows."),
 
+      key("collective.backend", "", &C::collective,
+          choice<Backend>({{"auto", Backend::automatic}, {"local", Backend::local}, {"nccl", Backend::nccl}}),
+          "What spreads buckets between devices with broadcast: local (copies from device to device), nccl, or auto (nccl "
+          "where there are several GPUs and a usable libnccl, else local, and the log says why)."),
+      key("nccl.library", "", &C::nccl_library, text(true),
+          "Path of NCCL's library, 2.22.3 or later, such as .../site-packages/nvidia/nccl/lib/libnccl.so.2 of an engine; "
+          "empty: libnccl.so.2, wherever the dynamic linker finds it."),
+
       required(key("store.budget", "--store-budget", &C::store_budget_bytes, size(false),
                    "Host memory that weights may take, pinned. The sum of the versions that shall be resident at once: "
                    "for updates from one version to the next, twice the size of the model's files.")),
@@ -154,7 +162,10 @@ std::vector<Key<Config>> make_config_keys() {
           "How long ranks may still tell why after their engine has said no.",
           Change::reload),
       key("timeouts.spread", "", &C::spread_grace, duration(),
-          "With broadcast: how long a device whose part failed waits for others that still copy from it."),
+          "With broadcast: how long a device whose part failed waits for others that still copy from it, and for NCCL to "
+          "let go of it."),
+      key("timeouts.nccl_start", "", &C::nccl_start_timeout, duration(),
+          "With NCCL: how long the first update of some devices waits for their communicators."),
       key("timeouts.custody", "", &C::custody, duration(),
           "How long the socket of a failed session stays bound, to tell its rank that it failed."),
       key("timeouts.shutdown", "", &C::shutdown, duration(),

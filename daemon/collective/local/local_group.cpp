@@ -4,7 +4,7 @@
 #include <chrono>
 #include <utility>
 
-#include "daemon/collective/local/group_state.h"
+#include "daemon/collective/group_state.h"
 
 namespace ckptd::collective::local {
 namespace {

@@ -138,6 +138,10 @@ Result<> check_native(const Device& device, CUresult code, std::string_view what
   return context->check(code, what);
 }
 
+void fence_native(const Device& device, Error why) {
+  if (const auto context = context_of(device)) (*context)->fence(std::move(why));
+}
+
 Result<CurrentContext> CurrentContext::of(const Device& device) {
   const auto context = CKPTD_TRY(context_of(device));
   CKPTD_TRY(context->usable());

@@ -32,6 +32,9 @@ Result<> native_usable(const Device& device);
 /// "all-reduce". A code after which the context is lost fences the device: every later call of it answers unavailable.
 Result<> check_native(const Device& device, CUresult code, std::string_view what);
 
+/// Fences the device for a reason that no code of the driver tells, as that a library will not let go of its memory.
+void fence_native(const Device& device, Error why);
+
 /// Makes the device's context current in this thread, and what was current before again at its end. To be destroyed in
 /// the same thread, in the reverse order of several.
 class CurrentContext {

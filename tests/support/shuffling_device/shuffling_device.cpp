@@ -78,6 +78,10 @@ class ShuffledStream final : public device::Stream {
     return order_->wait(order_->end_of(queue_), deadline);
   }
 
+  void queue_work(std::function<Result<>()> work) {
+    order_->add(queue_, {.run = std::move(work), .after = {}, .is_copy = true});
+  }
+
  private:
   template <class QueueUnder>
   Result<> queue_copy(Call call, QueueUnder queue_under) {
@@ -158,6 +162,13 @@ class ShufflingDevice final : public device::Device {
 };
 
 }  // namespace
+
+Result<> queue_work(device::Stream& stream, std::function<Result<>()> work) {
+  auto* shuffled = dynamic_cast<ShuffledStream*>(&stream);
+  if (shuffled == nullptr) return fail(ErrorKind::invalid_argument, "not a stream of a wrapped device");
+  shuffled->queue_work(std::move(work));
+  return {};
+}
 
 Shuffler::Shuffler(std::uint64_t seed) : order_(std::make_shared<Order>(seed)) {}
 Shuffler::~Shuffler() = default;

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -41,6 +42,10 @@ enum class Call {
   work_copy_from_host,
   work_copy,
 };
+
+/// Queues work of the caller's making on a stream of a wrapped device, as a library's kernel is. Left out, like copies,
+/// once the stream has failed.
+Result<> queue_work(device::Stream& stream, std::function<Result<>()> work);
 
 class Shuffler {
  public:

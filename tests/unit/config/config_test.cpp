@@ -24,6 +24,12 @@ host_devices = 4
 library = "/opt/libcuda.so.1"
 devices = ["GPU-1", "MIG-2"]
 
+[collective]
+backend = "nccl"
+
+[nccl]
+library = "/opt/libnccl.so.2"
+
 [store]
 budget = "8GiB"
 segment = "64KiB"
@@ -67,6 +73,7 @@ ping = "9s"
 answer_grace = "10s"
 rank_grace = "11s"
 spread = "12s"
+nccl_start = "18s"
 control_read = "13s"
 control_handler = "14s"
 control_write = "15s"
@@ -103,6 +110,8 @@ void check_whole(const Config& config) {
   CHECK(config.host_devices == 4);
   CHECK(config.cuda_library == "/opt/libcuda.so.1");
   CHECK(config.cuda_devices == std::vector<std::string>{"GPU-1", "MIG-2"});
+  CHECK(config.collective == Backend::nccl);
+  CHECK(config.nccl_library == "/opt/libnccl.so.2");
   CHECK(config.store_budget_bytes == std::uint64_t{8} << 30);
   CHECK(config.segment_bytes == 65536);
   CHECK(config.lock == Lock::try_);
@@ -137,6 +146,7 @@ void check_whole(const Config& config) {
   CHECK(config.answer_grace == 10s);
   CHECK(config.rank_grace == 11s);
   CHECK(config.spread_grace == 12s);
+  CHECK(config.nccl_start_timeout == 18s);
   CHECK(config.control_read_timeout == 13s);
   CHECK(config.control_handler_timeout == 14s);
   CHECK(config.control_write_timeout == 15s);

@@ -1,4 +1,5 @@
-// What the members of one local group share: who is there, what they agreed on, and the first error.
+// What the members of one group share when all of them are threads of this process, whatever carries the bytes: who is
+// there, what they agreed on, and the first error.
 //
 // No device is touched here, and nothing blocks except meet() and wait_for_readers(), until their deadlines. Members
 // meet: each posts what it calls, the last to come decides, all leave with the same answer. An answer stands once it is
@@ -16,7 +17,7 @@
 #include "common/result.h"
 #include "daemon/device/device.h"
 
-namespace ckptd::collective::local {
+namespace ckptd::collective {
 
 /// What a member brings to a meeting.
 struct Post {
@@ -72,4 +73,4 @@ class GroupState {
   std::optional<Error> ended_;
 };
 
-}  // namespace ckptd::collective::local
+}  // namespace ckptd::collective

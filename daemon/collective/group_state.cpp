@@ -1,10 +1,10 @@
-#include "daemon/collective/local/group_state.h"
+#include "daemon/collective/group_state.h"
 
 #include <algorithm>
 #include <string_view>
 #include <utility>
 
-namespace ckptd::collective::local {
+namespace ckptd::collective {
 namespace {
 
 std::string describe(const Post& post, const std::string& from) {
@@ -127,4 +127,4 @@ Error GroupState::late(std::uint32_t waiter) const {
       .with_fact("missing", missing);
 }
 
-}  // namespace ckptd::collective::local
+}  // namespace ckptd::collective

@@ -1,0 +1,29 @@
+// How the devices of an update reach each other: which collective, chosen once at the start.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+#include "daemon/collective/group.h"
+#include "daemon/config/config.h"
+#include "daemon/device/device.h"
+
+namespace ckptd {
+
+class Collective {
+ public:
+  /// By [collective] backend. Logs what auto came to, and why. The devices outlive it.
+  static Result<std::unique_ptr<Collective>> choose(const config::Config& config,
+                                                    const std::vector<device::Device*>& devices);
+  virtual ~Collective() = default;
+
+  virtual Result<std::vector<std::unique_ptr<collective::Member>>> make_group(
+      const std::vector<device::Device*>& devices, const std::vector<std::string>& names) = 0;
+
+  /// The daemon is ending: nobody is to wait for a group that is being made.
+  virtual void close() noexcept {}
+};
+
+}  // namespace ckptd

@@ -1,0 +1,97 @@
+#include "daemon/collective/nccl/pool.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace ckptd::collective::nccl {
+
+Pool::Pool(std::shared_ptr<const Library> library, Natives natives, Patience patience)
+    : library_(std::move(library)), natives_(std::move(natives)), patience_(patience) {}
+
+Result<std::shared_ptr<Communicators>> Pool::borrow(const std::vector<device::Device*>& devices,
+                                                    const std::vector<std::string>& names) {
+  for (device::Device* device : devices) CKPTD_TRY(natives_.usable(*device));
+  if (auto idle = take_idle(devices)) {
+    auto well = idle->check(Deadline::in(patience_.stuck));
+    if (well) return idle;
+    spdlog::warn("{}; they are made anew", well.error().sentence);
+    idle->end(Communicators::End::cut, well.error());
+  }
+  auto made = CKPTD_TRY(begin(devices, names));
+  const auto start = Clock::now();
+  if (auto ready = made->wait_until_ready(Deadline::in(patience_.start)); !ready) {
+    made->end(Communicators::End::cut, ready.error());
+    return std::unexpected(ready.error());
+  }
+  spdlog::info("NCCL {}: communicators of {} made in {} ms", show_version(library_->version()), fmt::join(names, ", "),
+               std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start).count());
+  return made;
+}
+
+std::shared_ptr<Communicators> Pool::take_idle(const std::vector<device::Device*>& devices) {
+  std::lock_guard lock(mutex_);
+  const auto found = std::ranges::find_if(idle_, [&](const auto& each) { return each->devices() == devices; });
+  if (found == idle_.end()) return nullptr;
+  auto taken = std::move(*found);
+  idle_.erase(found);
+  return taken;
+}
+
+Result<std::shared_ptr<Communicators>> Pool::begin(const std::vector<device::Device*>& devices,
+                                                   const std::vector<std::string>& names) {
+  std::lock_guard lock(mutex_);
+  if (closed_) return fail(ErrorKind::unavailable, "ckptd is ending: no communicators are made any more");
+  auto made = CKPTD_TRY(Communicators::start(library_, natives_, patience_, devices, names));
+  std::erase_if(all_, [](const auto& each) { return each.expired(); });
+  all_.push_back(made);
+  ++epochs_;
+  return made;
+}
+
+void Pool::give_back(std::shared_ptr<Communicators> communicators) noexcept {
+  const Error reason{ErrorKind::cancelled, "these communicators are not needed any more"};
+  std::lock_guard lock(mutex_);
+  const bool there =
+      std::ranges::any_of(idle_, [&](const auto& each) { return each->devices() == communicators->devices(); });
+  if (closed_ || there) return communicators->end(Communicators::End::finish, reason);
+  idle_.push_back(std::move(communicators));
+  if (idle_.size() <= kMostIdle) return;
+  idle_.front()->end(Communicators::End::finish, reason);
+  idle_.erase(idle_.begin());
+}
+
+void Pool::close() noexcept {
+  const Error reason{ErrorKind::unavailable, "ckptd is ending"};
+  std::lock_guard lock(mutex_);
+  closed_ = true;
+  for (const auto& each : idle_) each->end(Communicators::End::finish, reason);
+  idle_.clear();
+  for (const auto& each : all_)
+    if (const auto still = each.lock()) still->end_unless_ready(reason);
+}
+
+void Pool::drain() {
+  std::unique_lock lock(mutex_);
+  const auto all = std::exchange(all_, {});
+  lock.unlock();
+  const auto deadline = Deadline::in(patience_.drain + patience_.stuck + patience_.stuck);
+  for (const auto& each : all)
+    if (const auto still = each.lock()) {
+      still->end(Communicators::End::cut, {ErrorKind::unavailable, "ckptd is ending"});
+      still->wait_until_ended(deadline);
+    }
+}
+
+std::size_t Pool::epochs() const {
+  std::lock_guard lock(mutex_);
+  return epochs_;
+}
+
+std::size_t Pool::idle() const {
+  std::lock_guard lock(mutex_);
+  return idle_.size();
+}
+
+}  // namespace ckptd::collective::nccl

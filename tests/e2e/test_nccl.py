@@ -1,0 +1,98 @@
+"""Buckets spread by NCCL between GPUs, played by the libraries of tests/support/fake_nccl and fake_cuda: every byte is compared,
+communicators serve one update after the other, a failure of NCCL ends one update and no other, and a library that is not
+usable ends the start or is passed over with its reason."""
+
+import os
+
+import harness
+from harness import EXIT
+
+LIBRARIES = os.path.join(os.path.dirname(harness.BIN_DIR), "tests")
+CUDA = os.environ.get("CKPTD_FAKE_CUDA") or os.path.join(LIBRARIES, "libfake_cuda.so")
+NCCL = os.environ.get("CKPTD_FAKE_NCCL") or os.path.join(LIBRARIES, "libfake_nccl.so")
+GPUS = [f"GPU-fa4ec0da-0000-0000-0000-00000000000{number}" for number in range(2)]
+MADE = "communicators of " + ", ".join(GPUS) + " made"
+
+
+class Nccl(harness.Case):
+    def config(self, **sections):
+        config = {"device": {"kind": "cuda"}, "cuda": {"library": CUDA}, "nccl": {"library": NCCL},
+                  "collective": {"backend": "nccl"}, "push": {"fan_out": "broadcast"}, "store": {"segment": "1MiB"}}
+        for section, values in sections.items():
+            config.setdefault(section, {}).update(values)
+        return config
+
+    def house(self, config=None, environment=None):
+        engine = self.engine(devices=GPUS, environment={"CKPTD_RANK_CUDA_LIBRARY": CUDA})
+        source = self.llama()
+        daemon = self.daemon(config or self.config(), environment={"CKPTD_FAKE_NCCL_CUDA": CUDA, **(environment or {})})
+        daemon.add_engine("e", engine, "m", GPUS)
+        daemon.load("m@1", source)
+        return daemon, engine, source
+
+    def tearDown(self):
+        for part in self._parts:
+            self.assertNotIn("fake_cuda: complaint", part.log(), "what a driver would have punished")
+            self.assertNotIn("fake NCCL:", part.log(), "what NCCL would have punished")
+
+    def test_every_byte_arrives_and_communicators_are_made_once(self):
+        daemon, engine, source = self.house()
+        second = self.second(source)
+        daemon.load("m@2", second)
+        for version, expected in (("m@1", source), ("m@2", second), ("m@1", source)):
+            self.assertEqual(daemon.must("update", version)["state"], "succeeded")
+            self.assert_holds(engine, expected)
+        self.assertEqual(daemon.log().count(MADE), 1)
+        self.assertEqual(daemon.terminate(), 0)
+
+    def test_a_failure_names_device_and_step_and_the_next_update_begins_anew(self):
+        daemon, engine, source = self.house(environment={"CKPTD_FAKE_NCCL_LATER": "ncclBroadcast:4=2"})
+        answer = daemon.ctl("update", "m@1")
+        self.assertNotEqual(answer.code, 0, answer)
+        for word in (GPUS[1], "queue a broadcast of", "system error"):
+            self.assertIn(word, answer.error["sentence"])
+        self.assert_alive(daemon)
+        engine.wait_idle()
+        self.assertEqual(daemon.must("update", "m@1")["state"], "succeeded")
+        self.assert_holds(engine, source)
+        self.assertEqual(daemon.log().count(MADE), 2)
+        self.assertEqual(daemon.terminate(), 0)
+
+    def test_communicators_that_are_not_made_in_time_end_the_update_before_the_engine_is_touched(self):
+        config = self.config(timeouts={"nccl_start": "300ms", "spread": "300ms"})
+        daemon, engine, source = self.house(config, {"CKPTD_FAKE_NCCL_LATER": "ncclCommInitRankConfig:2=7"})
+        answer = daemon.ctl("update", "m@1")
+        self.assertEqual(answer.code, EXIT["timed_out"], answer)
+        for word in (GPUS[1], "NCCL_SOCKET_IFNAME"):
+            self.assertIn(word, answer.error["sentence"])
+        self.assertEqual(daemon.must("update", "m@1")["state"], "succeeded")
+        self.assert_holds(engine, source)
+
+    def check_start_fails(self, code, words, config, environment=None):
+        daemon = self.daemon(config, start=False, environment=environment).launch()
+        self.assertEqual(daemon.process.wait(30), EXIT[code], daemon.log())
+        for word in words:
+            self.assertIn(word, daemon.log())
+
+    def test_a_library_that_is_missing_or_too_old_ends_the_start(self):
+        self.check_start_fails("unavailable", ["/nowhere/libnccl.so.2", "[nccl] library"],
+                               self.config(nccl={"library": "/nowhere/libnccl.so.2"}))
+        self.check_start_fails("unsupported", ["2.21.5", "2.22.3"], self.config(),
+                               {"CKPTD_FAKE_NCCL_VERSION": "22105"})
+        self.check_start_fails("unsupported", ["HOST-0", "[collective] backend"],
+                               self.config(device={"kind": "host", "host_devices": 2}))
+
+    def test_auto_takes_nccl_where_it_can_and_says_why_where_not(self):
+        daemon, engine, source = self.house(self.config(collective={"backend": "auto"}))
+        daemon.must("update", "m@1")
+        self.assertIn(MADE, daemon.log())
+        daemon, engine, source = self.house(
+            self.config(collective={"backend": "auto"}, nccl={"library": "/nowhere/libnccl.so.2"}))
+        daemon.must("update", "m@1")
+        self.assert_holds(engine, source)
+        self.assertIn("collective auto means local", daemon.log())
+        self.assertIn("/nowhere/libnccl.so.2", daemon.log())
+
+
+if __name__ == "__main__":
+    harness.main()

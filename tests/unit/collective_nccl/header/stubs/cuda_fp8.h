@@ -1,0 +1,2 @@
+// nccl.h includes this and we use nothing of it.
+#pragma once
