@@ -55,6 +55,7 @@ class GpuCheck(harness.Case):
         for arguments, word in ((["--device", "GPU-0"], "there is no GPU GPU-0"), (["--nccl", "/none"], "there is no /none"),
                                 (["--bundle", self.path("none")], "is no unpacked bundle"),
                                 (["--only", "moon"], "there is no check moon"),
+                                (["--json", "/none/f.json"], "/none cannot be written"),
                                 (["--bytes", "8GB"], "is no size")):
             status, output, _ = self.run_it(*arguments)
             self.assertEqual(status, 2, output)

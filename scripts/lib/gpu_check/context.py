@@ -1,4 +1,7 @@
-"""What every check is given: where things are, what the machine is, how large, and the daemon and engine to work with."""
+"""What every check is given: where things are, what the machine is, how large, and the daemon and engine to work with.
+
+Not run on a GPU yet.
+"""
 
 import os
 import shlex

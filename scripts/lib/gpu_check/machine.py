@@ -1,7 +1,7 @@
 """What this machine is: its processor and memory, its GPUs as the driver tells them, the Python that has torch.
 
 Nothing here needs more than the standard library. The driver is asked through libcuda.so.1, in a process of its own, because
-a driver that is stuck does not come back; and so is torch.
+a driver that is stuck does not come back; and so is torch. What asks them has not been run on a GPU yet.
 """
 
 import ctypes

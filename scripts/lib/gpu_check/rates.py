@@ -53,7 +53,7 @@ def main():
     parser.add_argument("what", choices=("pinned", "load-file"))
     parser.add_argument("files", nargs="*")
     parser.add_argument("--device", required=True)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # the files come after an option
     import torch
 
     from gpu_rank import index_of

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import struct
+import subprocess
 import sys
 import tempfile
 import types
@@ -128,6 +129,20 @@ class Places(unittest.TestCase):
         self.assertIn("there is no", machine.python_facts("/there/is/none", dict(os.environ))["error"])
         facts = machine.python_facts(sys.executable, dict(os.environ))
         self.assertTrue(facts["python"])
+
+
+class Programs(unittest.TestCase):
+    def test_the_checks_call_them_as_they_want_to_be_called(self):
+        """Without a GPU they end with another status than that of wrong usage."""
+        folder = os.path.dirname(gpu_rank.__file__)
+        for command in (["rates.py", "pinned", "--device", "GPU-0"],
+                        ["rates.py", "load-file", "--device", "GPU-0", "a.safetensors", "b.safetensors"],
+                        ["parameter_server.py", "--port", "1", "--device", "GPU-0", "--rounds", "3", "a.safetensors", "b"],
+                        ["gpu_rank.py", "--support", ROOT + "/tests/support", "--memory", "cuda", "--device", "GPU-0"]):
+            done = subprocess.run([sys.executable, "-B", os.path.join(folder, command[0]), *command[1:]],
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+            self.assertNotIn(done.returncode, (0, 2), f"{command}: {done.stderr}")
+            self.assertRegex(done.stderr, "torch|GPU", f"{command}: {done.stderr}")
 
 
 class Choice(unittest.TestCase):
