@@ -9,6 +9,7 @@ import subprocess
 from .frame import Check, Outcome, SKIPPED, Skip, passed, step
 
 CONTRACT_SKIPPED = 77
+SHARDS = 8
 
 
 def check_machine(context):
@@ -59,10 +60,11 @@ def check_worker(context):
 def check_checkpoints(context):
     checkpoints = context.place.import_harness().checkpoints
     first, second = context.checkpoint(1), context.checkpoint(2)
+    processes = min(os.cpu_count(), SHARDS)
     step(f"a checkpoint of {context.bytes} bytes to be written to {first}")
-    checkpoints.make_llama(first, context.bytes, 4)
+    checkpoints.make_llama(first, context.bytes, SHARDS, processes=processes)
     step("a second version of it, every byte another one")
-    checkpoints.make_second(first, second)
+    checkpoints.make_second(first, second, processes=processes)
     about = checkpoints.describe(first)
     return passed(f"two versions of {about['tensors']} tensors are in {context.fast_directory()}", **about)
 
