@@ -86,8 +86,8 @@ def stage(top, tests, tarball, wheels):
                 copy(os.path.join(wheels, folder, name), os.path.join(top, "wheels", folder, name))
                 names.append(f"{folder}/{name}")
     entries = install_contract(tests, os.path.join(top, "contract"))
-    about = {"format": 1, "ckptd": os.path.basename(tarball), "commit": commit(), "contract": [each["name"] for each in entries],
-             "wheels": names}
+    about = {"format": 1, "ckptd": os.path.basename(tarball), "commit": commit(),
+             "contract": [each["name"] for each in entries], "wheels": names}
     with open(os.path.join(top, "bundle.json"), "w", encoding="utf-8") as file:
         json.dump(about, file, indent=2)
 

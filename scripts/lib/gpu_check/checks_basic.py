@@ -42,8 +42,8 @@ def check_worker(context):
     """The Python side, for every version of checkpoint-engine that is here."""
     script = "import checkpoint_engine.worker as w, zmq; print(w.update_weights_from_ipc.__name__, zmq.__version__)"
     if not context.machine["python"].get("torch"):
-        raise Skip(f"{context.python} has no torch ({context.machine['python'].get('error', 'not installed')}): name another "
-                   "with --python")
+        why = context.machine["python"].get("error", "not installed")
+        raise Skip(f"{context.python} has no torch ({why}): name another with --python")
     versions = context.place.worker_versions()
     for version in versions:
         step(f"the worker of checkpoint-engine {version} to be imported")

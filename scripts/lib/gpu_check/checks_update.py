@@ -50,8 +50,8 @@ def check_receipt(context):
         raise AssertionError("ckptd offered its memory without one of torch's ref counters")
     for number, receipt in enumerate(receipts, 1):
         if receipt["offered"] < 1 or receipt["after"] != 0:
-            raise AssertionError(f"update {number}: the ref counter was {receipt['offered']} when the memory was offered and "
-                                 f"{receipt['after']} when the session was over; 1 and 0 are right")
+            raise AssertionError(f"update {number}: the ref counter was {receipt['offered']} when the memory was offered "
+                                 f"and {receipt['after']} when the session was over; 1 and 0 are right")
     return passed("torch's ref counter came to zero after both updates: the rank has unmapped the arena",
                   offered=receipts[0]["offered"], after=receipts[0]["after"])
 

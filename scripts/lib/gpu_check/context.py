@@ -36,7 +36,7 @@ class Context:
             self._let_nccl_be_found()
 
     def _let_nccl_be_found(self):
-        """Under the name that ckptd and the contract suites open, alone in its folder, so that nothing else is found there."""
+        """Under the name that ckptd and the contract suites open, in a folder that holds nothing else."""
         folder = os.path.join(self.scratch, "nccl")
         os.mkdir(folder)
         os.symlink(os.path.realpath(self.nccl), os.path.join(folder, "libnccl.so.2"))

@@ -30,7 +30,8 @@ class Frame(unittest.TestCase):
     def run_toys(self, *names, within=None, gpu=True):
         """{name: outcome}, and the exit status that gpu-check would have."""
         done = subprocess.run(
-            [sys.executable, "-B", os.path.join(HERE, "toy_checks.py"), self.folder, str(within or 0), str(int(gpu)), *names],
+            [sys.executable, "-B", os.path.join(HERE, "toy_checks.py"), self.folder, str(within or 0), str(int(gpu)),
+             *names],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100)
         self.assertEqual(done.stderr.count("Traceback"), 0, done.stderr)
         with open(os.path.join(self.folder, "result.json"), encoding="utf-8") as file:
