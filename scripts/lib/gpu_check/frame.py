@@ -178,7 +178,7 @@ def run_check(check, context, log_path, grace=GRACE_SECONDS):
                 late = True
                 break
     finally:
-        _end(pid, grace if late else 2.0)
+        _end(pid, grace if outcome is None else 2.0)
         os.close(reading)
         leftovers = end_leftovers()
     if outcome:

@@ -68,7 +68,7 @@ class Place:
         self._site = self._fallback = None
         self._engines = {NEWEST: None}
         self.contract = []
-        for each in {*found, *(os.path.join(self.root, "build", name) for name in ("dev", "gpu-bundle"))}:
+        for each in [*found, *(os.path.join(self.root, "build", name) for name in ("gpu-bundle", "dev"))]:
             self.contract = self.contract or tests_of_label_gpu(each)
 
     # -- for both
