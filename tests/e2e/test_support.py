@@ -70,6 +70,17 @@ class Checkpoints(harness.Case):
                 if before[name][1] == "BOOL":
                     self.assertLessEqual(set(new), {0, 1})
 
+    def test_several_processes_write_the_same_bytes(self):
+        for name, processes in (("one", 1), ("many", 3)):
+            checkpoints.make_llama(self.path(name), 2_000_000, 4, processes=processes)
+            checkpoints.make_second(self.path(name), self.path(name + "-2"), processes=processes)
+        for suffix in ("", "-2"):
+            one, many = self.path("one" + suffix), self.path("many" + suffix)
+            self.assertEqual(sorted(os.listdir(one)), sorted(os.listdir(many)))
+            for name in os.listdir(one):
+                with open(os.path.join(one, name), "rb") as first, open(os.path.join(many, name), "rb") as second:
+                    self.assertTrue(first.read() == second.read(), name)
+
     def test_hub_snapshot_is_made_of_links(self):
         snapshot = checkpoints.make_hub_snapshot(self.path("hub"), 1_000_000, 2)
         self.assertTrue(all(os.path.islink(os.path.join(snapshot, entry)) for entry in os.listdir(snapshot)))

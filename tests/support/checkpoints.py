@@ -13,6 +13,7 @@ import argparse
 import glob
 import json
 import math
+import multiprocessing
 import os
 import random
 import shutil
@@ -116,7 +117,17 @@ def describe(checkpoint):
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-def write_sharded(directory, tensors, shards, seed, index=True):
+def call_each(function, calls, processes):
+    """One call a file, in so many processes at once."""
+    if processes == 1:
+        for arguments in calls:
+            function(*arguments)
+        return
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        pool.starmap(function, calls, 1)
+
+
+def write_sharded(directory, tensors, shards, seed, index=True, processes=1):
     """Spreads `tensors`, a list of (name, dtype, shape), over shards of about equal size, as transformers does."""
     os.makedirs(directory, exist_ok=True)
     total = sum(extent_bytes(dtype, shape) for _, dtype, shape in tensors)
@@ -125,11 +136,12 @@ def write_sharded(directory, tensors, shards, seed, index=True):
         parts[min(filled * shards // max(total, 1), shards - 1)].append(tensor)
         filled += extent_bytes(*tensor[1:])
     parts = [part for part in parts if part]
-    weight_map = {}
+    weight_map, calls = {}, []
     for number, part in enumerate(parts, 1):
         shard = "model.safetensors" if len(parts) == 1 else f"model-{number:05}-of-{len(parts):05}.safetensors"
-        write_random_file(os.path.join(directory, shard), part, seed, {"format": "pt"})
+        calls.append((os.path.join(directory, shard), part, seed, {"format": "pt"}))
         weight_map.update({name: shard for name, _, _ in part})
+    call_each(write_random_file, calls, processes)
     if index and len(parts) > 1:
         with open(os.path.join(directory, INDEX), "w", encoding="utf-8") as file:
             json.dump({"metadata": {"total_size": total}, "weight_map": weight_map}, file, indent=2, ensure_ascii=False)
@@ -169,9 +181,9 @@ def llama_of(hidden, layers):
     yield "lm_head.weight", "BF16", (vocabulary, hidden)
 
 
-def make_llama(directory, target_bytes, shards=4, seed=1):
+def make_llama(directory, target_bytes, shards=4, seed=1, processes=1):
     tensors = llama_tensors(target_bytes)
-    write_sharded(directory, tensors, shards, seed)
+    write_sharded(directory, tensors, shards, seed, processes=processes)
     with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as file:
         json.dump({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16"}, file)
     return directory
@@ -209,26 +221,29 @@ def make_hub_snapshot(root, target_bytes, shards=3, seed=1, name="models--acme--
     return snapshot
 
 
-def make_second(source, target, key=1):
+def make_second(source, target, key=1, processes=1):
     """Copies a checkpoint and changes every byte of every tensor. BOOL stays 0 or 1."""
     if not 0 < key < 256:
         raise ValueError("key is from 1 to 255")
-    other = bytes(value ^ key for value in range(256))
-    other_bool = bytes((value & 1) ^ 1 for value in range(256))
     os.makedirs(target, exist_ok=True)
     payload_files = files_of(source)
-    for path in payload_files:
-        start, tensors = read_header(path)
-        with open(path, "rb") as old, open(os.path.join(target, os.path.basename(path)), "wb") as new:
-            new.write(old.read(start))
-            for _, dtype, _, begin, end in tensors:
-                copy_translated(old, new, end - begin, other_bool if dtype == "BOOL" else other)
-            new.write(old.read())
+    call_each(copy_changed, [(path, os.path.join(target, os.path.basename(path)), key) for path in payload_files], processes)
     if os.path.isdir(source):
         for entry in os.scandir(source):
             if entry.is_file() and entry.path not in payload_files and entry.name.endswith(".json"):
                 shutil.copyfile(entry.path, os.path.join(target, entry.name))
     return target
+
+
+def copy_changed(path, target, key):
+    other = bytes(value ^ key for value in range(256))
+    other_bool = bytes((value & 1) ^ 1 for value in range(256))
+    start, tensors = read_header(path)
+    with open(path, "rb") as old, open(target, "wb") as new:
+        new.write(old.read(start))
+        for _, dtype, _, begin, end in tensors:
+            copy_translated(old, new, end - begin, other_bool if dtype == "BOOL" else other)
+        new.write(old.read())
 
 
 def copy_translated(old, new, total, table):

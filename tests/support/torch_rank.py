@@ -101,12 +101,14 @@ class SecondPeer:
 
 
 class TorchRank:
-    def __init__(self, device):
+    """With `index` it is a rank on that GPU of torch's, and nothing of `worker` is replaced."""
+
+    def __init__(self, device, worker=None, index=None):
         import torch
         import zmq
 
-        self._torch, self._zmq, self._worker = torch, zmq, import_worker()
-        self._device = device
+        self._torch, self._zmq, self._worker = torch, zmq, worker or import_worker()
+        self._device, self._index = device, index
         self._loaded = {}
         self._updates = self._buckets = 0
         self._fault = Fault()
@@ -153,7 +155,7 @@ class TorchRank:
             self._worker._rebuild_ipc = refuse
         try:
             self._worker.update_weights_from_ipc(
-                context, endpoint, device_id=None, run=load, post_hook=fault.in_post_hook
+                context, endpoint, device_id=self._index, run=load, post_hook=fault.in_post_hook
             )
             return ""
         except Exception:  # what a scheduler would log and answer
@@ -182,7 +184,7 @@ class TorchRank:
 
         expected, bytes_seen = set(), 0
         for path in safetensors_files(request["checkpoint"]):
-            with safe_open(path, framework="pt", device="cpu") as file:
+            with safe_open(path, framework="pt", device="cpu" if self._index is None else f"cuda:{self._index}") as file:
                 for name in file.keys():
                     if name in expected:
                         return different(f"tensor {name} stands in two files of the checkpoint")
@@ -250,12 +252,8 @@ def claim_stdout():
     return answers
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", required=True, help="uuid that the engine looks its endpoint up by, as HOST-0")
-    arguments = parser.parse_args()
-    answers = claim_stdout()
-    rank = TorchRank(arguments.device)
+def serve(rank, answers):
+    """Commands from standard input until it ends."""
     commands = {name: getattr(rank, name) for name in ("update", "compare", "state", "forget", "fault")}
     for line in sys.stdin:
         if not line.strip():
@@ -267,6 +265,14 @@ def main():
             answer = {"ok": False, "error": traceback.format_exc()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", required=True, help="uuid that the engine looks its endpoint up by, as HOST-0")
+    arguments = parser.parse_args()
+    answers = claim_stdout()
+    serve(TorchRank(arguments.device), answers)
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def check_host():
             raise Unavailable(f"{tool} is not installed (scripts/debian-packages-system.txt)")
 
 
-def _base(cache):
-    """The tree of debootstrap, made once."""
+def base_tree(cache):
+    """The tree of debootstrap, made once. It is copied or mounted elsewhere, and never changed."""
     key = hashlib.sha256(repr((SUITE, PACKAGES)).encode()).hexdigest()[:12]
     base = os.path.join(cache, f"{SUITE}-{key}")
     if os.path.isdir(base):
@@ -108,7 +108,7 @@ class Container:
         """`read_only_binds` is {path in the container: path here}. The package is /ckptd.deb."""
         check_host()
         os.makedirs(cache, exist_ok=True)
-        base = _base(cache)
+        base = base_tree(cache)
         _download_dependencies(base, package)
         self.tree = tempfile.mkdtemp(prefix="running-", dir=cache)
         self.log_path = self.tree + ".log"
