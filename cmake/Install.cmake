@@ -18,13 +18,32 @@ if(EXISTS ${PROJECT_SOURCE_DIR}/LICENSE)
   install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 endif()
 
+# Where GPUs are meant to be there, auto would take host memory on the day on which the driver is late.
+set(auto [[
+# [device]
+# kind = "auto"        # host: memory that stands in for GPUs; cuda; auto: cuda where there is one
+# host_devices = 1]])
+set(cuda [[
+[device]
+kind = "cuda"          # host: memory that stands in for GPUs; cuda: a start without a GPU fails; auto: cuda or else host
+# host_devices = 1
+
+# [cuda]
+# library = ""         # empty: libcuda.so.1, wherever the dynamic linker finds it
+# devices = []         # UUIDs as `nvidia-smi -L` shows them; empty: all]])
+set(CKPTD_EXAMPLE_DEVICE ${auto})
+if(CKPTD_CUDA)
+  set(CKPTD_EXAMPLE_DEVICE ${cuda})
+endif()
+configure_file(${PROJECT_SOURCE_DIR}/packaging/ckptd.toml.in ${PROJECT_BINARY_DIR}/packaging/ckptd.toml @ONLY)
+
 # A configuration that is there stays: it is the operator's.
 install(CODE "
   set(file \"\$ENV{DESTDIR}${CMAKE_INSTALL_FULL_SYSCONFDIR}/ckptd/ckptd.toml\")
   if(EXISTS \"\${file}\")
     message(STATUS \"Kept: \${file}\")
   else()
-    file(INSTALL \"${PROJECT_SOURCE_DIR}/packaging/ckptd.toml\"
+    file(INSTALL \"${PROJECT_BINARY_DIR}/packaging/ckptd.toml\"
          DESTINATION \"${CMAKE_INSTALL_FULL_SYSCONFDIR}/ckptd\")
   endif()")
 

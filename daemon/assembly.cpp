@@ -8,6 +8,9 @@
 #include "common/directory_lock.h"
 #include "daemon/collective/local/local_group.h"
 #include "daemon/control/server.h"
+#ifdef CKPTD_HAVE_CUDA
+#include "daemon/device/cuda/cuda_device.h"
+#endif
 #include "daemon/device/host/host_device.h"
 #include "daemon/fleet/sglang/sglang_engine.h"
 #include "daemon/metrics/metrics.h"
@@ -19,12 +22,27 @@ namespace {
 
 namespace api = proto::control;
 
-Result<std::vector<std::unique_ptr<device::Device>>> make_devices(const config::Config& config) {
-  if (config.device == config::DeviceKind::cuda)
-    return fail(ErrorKind::unsupported, "this build has no CUDA: set [device] kind (--device) to host or auto");
-  if (config.device == config::DeviceKind::automatic)
-    spdlog::warn("this build has no CUDA: device auto means {} host device(s)", config.host_devices);
-  std::vector<std::unique_ptr<device::Device>> devices;
+using Devices = std::vector<std::unique_ptr<device::Device>>;
+
+#ifdef CKPTD_HAVE_CUDA
+Result<Devices> make_cuda_devices(const config::Config& config) {
+  return device::cuda::make_cuda_devices(
+      {.library = config.cuda_library, .devices = config.cuda_devices, .system_root = "/"});
+}
+#else
+Result<Devices> make_cuda_devices(const config::Config&) {
+  return fail(ErrorKind::unsupported, "this build has no CUDA: set [device] kind (--device) to host or auto");
+}
+#endif
+
+/// Host memory only where it was asked for, or where auto finds no GPU: never in place of GPUs that are meant to be there.
+Result<Devices> make_devices(const config::Config& config) {
+  if (config.device != config::DeviceKind::host) {
+    auto gpus = make_cuda_devices(config);
+    if (gpus || config.device == config::DeviceKind::cuda) return gpus;
+    spdlog::warn("device auto means {} host device(s): {}", config.host_devices, gpus.error().sentence);
+  }
+  Devices devices;
   for (unsigned i = 0; i < config.host_devices; ++i) devices.push_back(device::host::make_host_device(i));
   return devices;
 }

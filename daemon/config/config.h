@@ -44,6 +44,8 @@ struct Config {
 
   DeviceKind device = DeviceKind::automatic;
   unsigned host_devices = 1;
+  std::string cuda_library;               ///< empty: libcuda.so.1, wherever the dynamic linker finds it
+  std::vector<std::string> cuda_devices;  ///< UUIDs; empty: all
 
   std::uint64_t store_budget_bytes = 0;  ///< required
   std::uint64_t segment_bytes = 0;       ///< 0: from the budget

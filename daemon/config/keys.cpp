@@ -54,6 +54,11 @@ std::vector<Key<Config>> make_config_keys() {
           "What holds the buckets: host (memory that stands in for a GPU), cuda, or auto (cuda where there is one)."),
       key("device.host_devices", "--host-devices", &C::host_devices, count<unsigned>(1, 64),
           "How many host devices there are, named HOST-0, HOST-1 and so on; 1 to 64."),
+      key("cuda.library", "", &C::cuda_library, text(true),
+          "Path of CUDA's driver library; empty: libcuda.so.1, wherever the dynamic linker finds it."),
+      key("cuda.devices", "", &C::cuda_devices, list(text(false)),
+          "UUIDs of the GPUs to use, as nvidia-smi -L shows them, such as GPU-12345678-90ab-cdef-1234-567890abcdef; empty: "
+          "all that the driver shows."),
 
       required(key("store.budget", "--store-budget", &C::store_budget_bytes, size(false),
                    "Host memory that weights may take, pinned. The sum of the versions that shall be resident at once: "

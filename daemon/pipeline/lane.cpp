@@ -144,13 +144,22 @@ class Runner {
     const auto slot = lane_.arena->range().part(bucket.slot_offset, bucket.bytes);
     upload_of(number).queued = Clock::now();
     if (!lane_.member || lane_.member->index() == bucket.owner)
-      for (const auto& run : bucket.runs) CKPTD_TRY(copy(slot, run));
+      for (const auto& run : bucket.runs) CKPTD_TRY(of_upload(number, copy(slot, run)));
     if (lane_.member) CKPTD_TRY(spread(slot, bucket));
-    CKPTD_TRY(stream_->record(uploaded(number)));
-    CKPTD_TRY(stream_->wake_when_done(stream_waker_));
+    CKPTD_TRY(of_upload(number, stream_->record(uploaded(number))));
+    CKPTD_TRY(of_upload(number, stream_->wake_when_done(stream_waker_)));
     upload_deadline_ = Deadline::in(all_.deadlines.upload);
     ++queued_;
     return {};
+  }
+
+  /// A failure of the device, with the bucket that was on its way and the rank that it was for.
+  Result<> of_upload(std::uint32_t number, Result<> outcome) const {
+    if (outcome) return outcome;
+    const auto peer = lane_.session->peer();
+    return std::unexpected(outcome.error().within(
+        fmt::format("uploading bucket {} of {} to {} for {}", number, buckets_.size(), report_.device,
+                    peer ? fmt::format("its rank of pid {}", peer->pid) : "a rank that was not there yet")));
   }
 
   Result<> copy(device::Range slot, const plan::CopyRun& run) {
@@ -170,7 +179,7 @@ class Runner {
   }
 
   Result<> announce() {
-    CKPTD_TRY(uploaded(announced_).wait(Deadline::in({})));  // its error, if the upload ended with one
+    CKPTD_TRY(of_upload(announced_, uploaded(announced_).wait(Deadline::in({}))));  // if the upload ended with an error
     const auto& bucket = buckets_[announced_];
     views_.clear();
     for (const auto& placement : bucket.tensors) {
@@ -203,8 +212,9 @@ class Runner {
   }
 
   std::unexpected<Error> upload_timed_out() {
-    if (auto reached = uploaded(announced_).wait(Deadline::in({})); !reached && reached.error().kind != ErrorKind::timed_out)
-      return std::unexpected(std::move(reached).error());
+    auto reached = uploaded(announced_).wait(Deadline::in({}));
+    if (!reached && reached.error().kind != ErrorKind::timed_out)
+      return std::unexpected(of_upload(announced_, std::move(reached)).error());
     return fail(ErrorKind::timed_out, "uploading bucket {} of {} to {} made no progress within {} ms", announced_,
                 buckets_.size(), report_.device, all_.deadlines.upload.count());
   }

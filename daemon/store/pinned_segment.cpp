@@ -99,6 +99,8 @@ Result<> PinnedSegment::register_with(std::span<device::Device* const> devices) 
   registrations_.reserve(devices.size());
   for (auto* device : devices) {
     auto registration = device->register_host(description_.memory);
+    // A device that is lost until a restart copies nothing any more, and versions for the others are still to be loaded.
+    if (!registration && registration.error().kind == ErrorKind::unavailable) continue;
     if (!registration)
       return std::unexpected(registration.error().within(
           fmt::format("registering store segment {} of {} with device {}", description_.number,

@@ -1,5 +1,7 @@
 // The devices that the contracts of tests/contract are instantiated for. A Backend owns its devices and knows what the
-// seam does not offer: how to look at device memory, how to make queued work fail, how another process fares.
+// seam does not offer: how to look at device memory, how to hold a stream and how to make its work fail, how another
+// process fares. Where a promise of the contract has two forms, a constant says which one the backend keeps.
+// tests/contract/cuda_backend.h has those of CUDA.
 #pragma once
 
 #include <fcntl.h>
@@ -9,7 +11,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -55,7 +59,48 @@ inline int fare_of_a_child(const device::Export& exported, const std::vector<std
   return WEXITSTATUS(status);
 }
 
-class HostBackend {
+/// What a failure of queued work takes with it, and whether the backend can cause one (queue_failure()).
+enum class Failure { of_stream, of_device, cannot_be_caused };
+
+/// Keeps a stream from going on: its last item so far wakes a Waker that is full and blocks.
+class FullWaker {
+ public:
+  FullWaker(device::Device&, device::Stream& stream) : waker_(Waker::create().value()) {
+    ::fcntl(waker_.fd(), F_SETFL, 0);
+    const std::uint64_t full = std::numeric_limits<std::uint64_t>::max() - 1;
+    [[maybe_unused]] const auto written = ::write(waker_.fd(), &full, sizeof full);
+    stream.wake_when_done(waker_).value();
+  }
+
+  void release() {
+    ::fcntl(waker_.fd(), F_SETFL, O_NONBLOCK);
+    waker_.drain();
+  }
+
+ private:
+  Waker waker_;
+};
+
+/// What devices of host memory have in common, whoever orders their work.
+struct OfHostMemory {
+  using Hold = FullWaker;
+  static constexpr auto kFailure = Failure::of_stream;
+  static constexpr int kQueued = 5'000;                ///< so many items are queued without waiting for the first
+  static constexpr std::chrono::microseconds kClockError{0};  ///< of Event::reached_at()
+
+  static std::vector<std::byte> bytes_at(device::Range range) { return tests::bytes_at(range); }
+  static int fare_of_a_child(const device::Export& exported, const std::vector<std::byte>& expected) {
+    return tests::fare_of_a_child(exported, expected);
+  }
+
+  /// Queues work that fails when it is its turn: a copy to memory that is nobody's.
+  static Result<> queue_failure(device::Stream& stream) {
+    static const std::byte source{};
+    return stream.copy_from_host({8, 1}, &source);
+  }
+};
+
+class HostBackend : public OfHostMemory {
  public:
   static constexpr bool kInjectsFaults = false;
 
@@ -65,17 +110,11 @@ class HostBackend {
 
   device::Device& device(unsigned index = 0) { return *devices_[index]; }
 
-  /// Queues work that fails when it is its turn: a copy to memory that is nobody's.
-  Result<> queue_failure(device::Stream& stream) {
-    static const std::byte source{};
-    return stream.copy_from_host({8, 1}, &source);
-  }
-
  private:
   std::vector<std::unique_ptr<device::Device>> devices_;
 };
 
-class ShufflingBackend {
+class ShufflingBackend : public OfHostMemory {
  public:
   static constexpr bool kInjectsFaults = true;
 
@@ -85,11 +124,6 @@ class ShufflingBackend {
 
   device::Device& device(unsigned index = 0) { return *devices_[index]; }
   Shuffler& shuffler() { return shuffler_; }
-
-  Result<> queue_failure(device::Stream& stream) {
-    static const std::byte source{};
-    return stream.copy_from_host({8, 1}, &source);
-  }
 
  private:
   inline static unsigned made_ = 0;  // each backend of a run shuffles differently

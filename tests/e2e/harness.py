@@ -1,7 +1,7 @@
 """What the end-to-end tests share: the real daemon and its command line, stand-in engines, checkpoints.
 
 Environment: CKPTD_BIN_DIR (ckptd, ckptctl), CKPTD_REFERENCE_RANK (default: beside the other test programs),
-CKPTD_RANKS (reference or torch: what plays the ranks), CKPTD_TEST_PYTHON (interpreter with torch, safetensors and
+CKPTD_RANKS (reference or torch: what plays the ranks), CKPTD_FAKE_CUDA (the libcuda of tests/support/fake_cuda), CKPTD_TEST_PYTHON (interpreter with torch, safetensors and
 checkpoint-engine; unset: the virtual environment of scripts/test, empty: none), CKPTD_TEST_PATIENCE (factor on every
 deadline, for slow machines and sanitizers).
 
@@ -186,7 +186,8 @@ class Daemon:
                      "engine": "60s", "custody": "60s", "shutdown": "8s"},
     }
 
-    def __init__(self, config=None, extra_toml=""):
+    def __init__(self, config=None, extra_toml="", environment=None):
+        self.environment = {**os.environ, **(environment or {})}
         self.directory = tempfile.mkdtemp(prefix="ckptd-", dir="/tmp")
         os.chmod(self.directory, 0o755)  # ranks of other users reach their sockets through it
         self.runtime_dir, self.state_dir = (os.path.join(self.directory, name) for name in ("run", "state"))
@@ -211,7 +212,7 @@ class Daemon:
             file.write("\n".join(lines) + "\n" + extra_toml)
 
     def launch(self, *flags):
-        self.process = Process("ckptd", [CKPTD, "--config", self.config_path, *flags], self._log_path)
+        self.process = Process("ckptd", [CKPTD, "--config", self.config_path, *flags], self._log_path, self.environment)
         return self
 
     def start(self, *flags):
@@ -324,7 +325,7 @@ class Engine:
     """A stand-in SGLang server and its ranks."""
 
     def __init__(self, devices=("HOST-0", "HOST-1"), ranks=None, unix=False, sequential=False, api_key=None,
-                 rank_commands=None):
+                 rank_commands=None, environment=None):
         self.devices = list(devices)
         self.directory = tempfile.mkdtemp(prefix="engine-", dir="/tmp")
         os.chmod(self.directory, 0o755)
@@ -344,7 +345,7 @@ class Engine:
         if api_key:
             command += ["--api-key", api_key]
         # One thread each: ranks that fill all cores with copies starve the rest of the test.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
         self.process = None
         try:
             self.process = Process("stand-in", command, os.path.join(self.directory, "engine.log"), environment, True)
@@ -475,8 +476,8 @@ class Case(unittest.TestCase):
     def path(self, *names):
         return os.path.join(self.directory, *names)
 
-    def daemon(self, config=None, extra_toml="", start=True):
-        daemon = Daemon(config, extra_toml)
+    def daemon(self, config=None, extra_toml="", start=True, environment=None):
+        daemon = Daemon(config, extra_toml, environment)
         self._parts.append(daemon)
         self.addCleanup(daemon.close)
         return daemon.start() if start else daemon

@@ -12,9 +12,11 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <thread>
 #include <zmq.hpp>
 
+#include "tests/support/reference_rank/cuda_memory.h"
 #include "tests/support/reference_rank/pickle_reader.h"
 #include "tests/support/reference_rank/python_error.h"
 
@@ -87,16 +89,57 @@ bool is_from_file_as_bytes(const Value& value) {
          state.items[3].is(Kind::none);
 }
 
-MappedFile open_handle(const Value& handle) {
-  if (!handle.is(Kind::tuple)) throw PythonError("AssertionError", "");
-  if (handle.items.size() != 2) throw PythonError("ValueError", "not two values to unpack");
-  const auto& arguments = handle.items[1].items;
-  if (!is_from_file_as_bytes(handle.items[0])) throw PythonError("TypeError", "a handle that only a GPU could open");
-  if (!handle.items[1].is(Kind::tuple) || arguments.size() != 3 || !arguments[0].is(Kind::text) ||
-      !arguments[1].is(Kind::boolean) || arguments[1].integer != 1 || !arguments[2].is(Kind::integer))
-    throw PythonError("TypeError", "from_file(): argument types");
-  return MappedFile(arguments[0].text, arguments[2].integer);
-}
+/// The sender's memory, as a file or as CUDA's.
+class Buffer {
+ public:
+  Buffer() = default;
+
+  void open(const Value& handle, const std::string& device) {
+    if (!handle.is(Kind::tuple)) throw PythonError("AssertionError", "");
+    if (handle.items.size() != 2) throw PythonError("ValueError", "not two values to unpack");
+    const auto& arguments = handle.items[1];
+    if (!arguments.is(Kind::tuple)) throw PythonError("TypeError", "arguments must be a tuple");
+    if (handle.items[0].is_global("torch.multiprocessing.reductions rebuild_cuda_tensor"))
+      return open_cuda(arguments.items, device);
+    if (!is_from_file_as_bytes(handle.items[0])) throw PythonError("TypeError", "a callable that is not known");
+    open_file(arguments.items);
+  }
+
+  void close() {
+    file_ = MappedFile();
+    cuda_.reset();
+  }
+
+  /// What is in it now.
+  std::span<const std::byte> content() { return cuda_ ? cuda_->content() : file_.content(); }
+
+ private:
+  void open_file(const std::vector<Value>& arguments) {
+    if (arguments.size() != 3 || !arguments[0].is(Kind::text) || !arguments[1].is(Kind::boolean) ||
+        arguments[1].integer != 1 || !arguments[2].is(Kind::integer))
+      throw PythonError("TypeError", "from_file(): argument types");
+    file_ = MappedFile(arguments[0].text, arguments[2].integer);
+  }
+
+  /// The fifteen arguments, in the order of torch; a flat tensor of bytes that is the whole storage.
+  void open_cuda(const std::vector<Value>& a, const std::string& device) {
+    const auto is_integer = [&](std::size_t i, std::int64_t value) { return a[i].is(Kind::integer) && a[i].integer == value; };
+    const auto is_one = [&](std::size_t i) {
+      return a[i].is(Kind::tuple) && a[i].items.size() == 1 && a[i].items[0].is(Kind::integer);
+    };
+    const auto is_false = [&](std::size_t i) { return a[i].is(Kind::boolean) && a[i].integer == 0; };
+    if (a.size() != 15) throw PythonError("TypeError", "rebuild_cuda_tensor() takes 15 arguments");
+    if (!a[0].is_global("torch Tensor") || !is_one(1) || !is_one(2) || a[2].items[0].integer != 1 || !is_integer(3, 0) ||
+        !a[4].is_global("torch.storage TypedStorage") || !a[5].is_global("torch uint8") || !a[6].is(Kind::integer) ||
+        !a[7].is(Kind::bytes) || !is_integer(8, a[1].items[0].integer) || !is_integer(9, 0) || !is_false(10) ||
+        !a[11].is(Kind::bytes) || !a[12].is(Kind::integer) || !a[13].is(Kind::bytes) || !is_false(14))
+      throw PythonError("TypeError", "rebuild_cuda_tensor(): argument types");
+    cuda_.emplace(device, a[7].text, static_cast<std::size_t>(a[8].integer));
+  }
+
+  MappedFile file_;
+  std::optional<CudaMemory> cuda_;
+};
 
 bool is_exception(const Value& value) {
   return value.is(Kind::call) && value.items.size() == 2 && value.items[0].is_global("builtins RuntimeError");
@@ -142,7 +185,7 @@ class Rank::Conversation {
     try {
       auto handle = receive();
       if (fault_.kind == "fail_open") throw PythonError("RuntimeError", "the fault fail_open was asked for");
-      buffer_ = open_handle(handle);
+      buffer_.open(handle, rank_.options_.device);
       send("");
     } catch (const PythonError& error) {
       send(error.traceback());
@@ -160,7 +203,7 @@ class Rank::Conversation {
       send("");
       finished_ = true;
     } else if (payload.is(Kind::none)) {
-      buffer_ = MappedFile();
+      buffer_.close();
       released_ = true;
       send("");
     } else if (payload.is(Kind::list)) {
@@ -185,18 +228,19 @@ class Rank::Conversation {
     bool faulty = list_number_++ == fault_.bucket;
     if (faulty && fault_.kind == "die") ::raise(SIGKILL);
     if (faulty && fault_.kind == "fail_load") throw PythonError("RuntimeError", "the fault fail_load was asked for");
-    for (const auto& item : list.items) load_tensor(item);
+    const auto content = buffer_.content();
+    for (const auto& item : list.items) load_tensor(item, content);
     if ((faulty && fault_.kind == "stall") || fault_.kind == "slow") sleep();
   }
 
-  void load_tensor(const Value& item) {
+  void load_tensor(const Value& item, std::span<const std::byte> content) {
     const auto& dtype = item.at("dtype");
     if (!dtype.is(Kind::global)) throw PythonError("AttributeError", "no itemsize");
     auto type = torch_type_named(std::string_view(dtype.text).substr(dtype.text.find(' ') + 1));
     if (!type) throw PythonError("AttributeError", "no itemsize");
     std::vector<std::int64_t> shape;
     for (const auto& extent : item.at("shape").items) shape.push_back(extent.integer);
-    auto bytes = view_of(buffer_.content(), *type, shape, item.at("offset").integer);
+    auto bytes = view_of(content, *type, shape, item.at("offset").integer);
     if (rank_.options_.acknowledge_only) return;
     rank_.model_[item.at("name").text] = {std::string(type->torch_name), shape, {bytes.begin(), bytes.end()}};
   }
@@ -231,7 +275,7 @@ class Rank::Conversation {
   const Fault& fault_;
   zmq::context_t context_;  // terminated last, which waits until the socket's last reply has been delivered
   zmq::socket_t socket_, second_socket_;
-  MappedFile buffer_;
+  Buffer buffer_;
   std::uint32_t list_number_ = 0;
   bool released_ = false, finished_ = false;
 };

@@ -20,6 +20,10 @@ rank_group = "inference"
 kind = "host"
 host_devices = 4
 
+[cuda]
+library = "/opt/libcuda.so.1"
+devices = ["GPU-1", "MIG-2"]
+
 [store]
 budget = "8GiB"
 segment = "64KiB"
@@ -97,6 +101,8 @@ void check_whole(const Config& config) {
   CHECK(config.rank_group == "inference");
   CHECK(config.device == DeviceKind::host);
   CHECK(config.host_devices == 4);
+  CHECK(config.cuda_library == "/opt/libcuda.so.1");
+  CHECK(config.cuda_devices == std::vector<std::string>{"GPU-1", "MIG-2"});
   CHECK(config.store_budget_bytes == std::uint64_t{8} << 30);
   CHECK(config.segment_bytes == 65536);
   CHECK(config.lock == Lock::try_);

@@ -17,9 +17,11 @@ class CountingDevice : public device::Device {
   std::atomic<int> registered = 0;                ///< now
   std::atomic<int> registrations = 0;             ///< ever
   std::atomic<int> fail_after = std::numeric_limits<int>::max();
+  std::atomic<bool> lost = false;
 
   const device::Identity& identity() const override { return identity_; }
   Result<std::unique_ptr<device::HostRegistration>> register_host(std::span<std::byte> memory) override {
+    if (lost) return fail(ErrorKind::unavailable, "lost until a restart");
     if (registrations >= fail_after) return fail(ErrorKind::io, "out of registrations");
     ++registrations;
     memory.back() = memory.back();  // a fault here would mean that the memory is not mapped

@@ -212,6 +212,15 @@ TEST_CASE("trim gives idle segments back and nothing that is lent") {
   for (auto number : numbers(*fresh)) CHECK(number >= 5);  // numbers are never used twice
 }
 
+TEST_CASE("a device that is lost keeps no segment from the others") {
+  Setup setup(4);
+  setup.first.lost = true;
+  auto lent = setup.store->reserve(2);
+  REQUIRE(lent);
+  CHECK(setup.first.registered == 0);
+  CHECK(setup.second.registered == 2);
+}
+
 TEST_CASE("a store that goes unregisters and closes everything") {
   CountingDevice device("HOST-0");
   int memfd = -1;
