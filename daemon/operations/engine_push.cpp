@@ -203,7 +203,8 @@ void settle_arenas(const EnginePush& push, bool pushed, const pipeline::Report& 
                    std::vector<pipeline::ArenaLoan>& arenas) {
   for (std::size_t i = 0; i < arenas.size(); ++i) {
     const auto& hold = report.holds[i];
-    if (hold && (push.options->receipt_required || !report.lanes[i].finished))
+    const bool counts = push.options->receipt_required || !report.lanes[i].finished;
+    if (hold && counts && !hold->let_go())
       std::move(arenas[i]).quarantine(hold, pushed);
     else if (pushed)
       std::move(arenas[i]).give_back();

@@ -129,8 +129,11 @@ Result<bool> WorkerSession::take_reply() {
       return ckptd::fail(ErrorKind::peer_failed,
                          "the process on this endpoint does not speak the protocol of a rank: it "
                          "sent something that is no reply");
-    if (auto received = sender_.received(reply->body); !received)
+    if (auto received = sender_.received(reply->body); !received) {
+      // What raised is what should have mapped the memory: there is nothing to be unmapped.
+      if (step_ == Step::offer && socket_->everybody().size() == 1) hold_.reset();
       return std::unexpected(step_ == Step::offer ? uid_hint(received.error()) : received.error());
+    }
     if (hold_ && step_ == Step::offer) hold_->opened();
     return true;
   }
