@@ -2,12 +2,29 @@
 tests/support/fake_cuda. The reference rank counts down in the file of receipts as torch does."""
 
 import os
+import struct
+import subprocess
 
 import harness
 from harness import wait_until
 
 FAKE = os.environ.get("CKPTD_FAKE_CUDA") or os.path.join(os.path.dirname(harness.BIN_DIR), "tests", "libfake_cuda.so")
 GPUS = [f"GPU-fa4ec0da-0000-0000-0000-00000000000{number}" for number in range(2)]
+
+# torch without CUDA refuses to count ("CUDA is not available"), but it maps shared memory by the very code that the
+# counting would use: it counts itself in and out in the header, makes a short file longer and removes the last name.
+WITH_TORCH = """
+import sys, torch
+name, index = sys.argv[1].encode(), int(sys.argv[2])
+try:
+    torch.UntypedStorage._release_ipc_counter_cuda(name, index)
+except RuntimeError as error:
+    assert "CUDA is not available" in str(error), error
+    storage = torch.UntypedStorage._new_shared_filename_cpu(b"", name, 8 * 10000)
+    counters = torch.empty(0, dtype=torch.int64).set_(storage, 0, (10000,))
+    counters[index] -= 1
+    del counters, storage
+"""
 
 
 class Receipts(harness.Case):
@@ -80,7 +97,7 @@ class Receipts(harness.Case):
         self.assertEqual(held["quarantined_bytes"], report["arena_bytes"])
         self.assertEqual([entry["pids"] for entry in held["quarantine"]], [[pid]])
         self.assertEqual(held["quarantine"][0]["engine"], "e")
-        text = daemon.ctl("status", json_output=False).out
+        text = daemon.ctl("status", json_output=False).stdout
         self.assertIn("QUARANTINE", text)
         self.assertIn(f"pid {pid} of engine e", text)
         daemon.must("trim")
@@ -92,6 +109,30 @@ class Receipts(harness.Case):
         self.assertGreater(self.device(daemon)["kept_arena_bytes"], 0)
         self.assertIn("leaves quarantine", daemon.log())
         self.assertEqual(daemon.terminate(), 0)
+
+    def test_torch_itself_counts_down(self):
+        python = harness.test_python()
+        if not python:
+            self.skipTest("no Python with torch")
+        daemon, engine, _ = self.house()
+        engine.fault(GPUS[0], "keep_memory")
+        self.update(daemon)
+        path, = self.receipts(daemon)
+
+        def content():
+            with open(path, "rb") as file:
+                return file.read()
+
+        counters = struct.unpack("=10000q", content()[64:])
+        self.assertEqual(sorted(set(counters)), [0, 1])
+        held = counters.index(1)
+        subprocess.run([python, "-c", WITH_TORCH, "/" + os.path.basename(path), str(held)], check=True,
+                       timeout=120 * harness.PATIENCE)
+        wait_until("the quarantine to end", lambda: self.device(daemon)["quarantined_bytes"] == 0, 20)
+        after = content()
+        self.assertEqual(len(after), 80064)
+        self.assertEqual(struct.unpack("=i", after[:4]), (1,))
+        self.assertTrue(os.path.exists(path))
 
     def test_advisory(self):
         daemon, engine, _ = self.house(push={"receipt": "advisory"})
