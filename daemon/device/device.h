@@ -3,12 +3,15 @@
 // The contract, which tests/contract/device_contract.h states once for every backend:
 //   - Work queued on one Stream runs in the order in which it was queued. Work on two streams has no order unless one
 //     waits for an Event that the other records. Nothing here is ordered by luck.
-//   - Queuing never blocks for the work. Only Event::wait and Stream::synchronize block, until their deadline.
-//   - Errors of queued work are sticky on its stream and are returned by the next wait that covers the work.
+//   - Queuing never blocks for the work, as long as copies from the host are of registered memory and not more than some
+//     hundred items wait in a stream. Only Event::wait and Stream::synchronize block, until their deadline.
+//   - Errors of queued work are sticky on its stream and are returned by the next wait that covers the work. Where an error
+//     takes the whole device with it, as with CUDA, it is sticky on the device instead: every later call, also one that
+//     only queues, returns that first error (unavailable) until a restart, and other devices go on.
 //   - Streams and events are used by one thread at a time; Device itself is safe from any thread. An event that nobody
 //     records meanwhile may be waited for by several streams, each in its own thread.
 //   - A wait for an event whose work failed fails the waiting stream. After an error a stream's copies are left out,
-//     its waits and wakers are not.
+//     its waits and wakers are not: wake_when_done() wakes at once then.
 //   - A Waker and the bytes of a copy from the host live until that item is done or the stream is destroyed.
 //   - Destroying a stream waits for the work on it; destroying an allocation while work uses it is a bug of the caller.
 #pragma once
@@ -70,8 +73,8 @@ class Event {
   virtual bool reached() const = 0;
   /// timed_out when the point is not reached by then; the error of the stream when work before it failed.
   virtual Result<> wait(Deadline deadline) = 0;
-  /// When the device came to the point, as the device saw it and not as somebody noticed. Empty before it is reached,
-  /// before the first record(), and of a device that cannot tell.
+  /// When the device came to the point, as the device saw it and not as somebody noticed; a backend says how far its
+  /// clock may be off. Empty before it is reached, before the first record(), and of a device that cannot tell.
   virtual std::optional<Clock::time_point> reached_at() const = 0;
 };
 

@@ -22,7 +22,8 @@ Result<std::shared_ptr<StreamState>> StreamState::create(std::shared_ptr<Context
   std::shared_ptr<StreamState> state(new StreamState(std::move(context)));
   CKPTD_TRY(state->context_->call("create a stream", &Functions::stream_create, &state->native_,
                                   static_cast<unsigned>(CU_STREAM_NON_BLOCKING)));
-  for (int i = 0; i < kReferences; ++i) CKPTD_TRY(state->take_reference());
+  bool taken = true;  // a device that is busy tells no times; all else works
+  for (int i = 0; i < kReferences && taken; ++i) taken = CKPTD_TRY(state->take_reference());
   return state;
 }
 
@@ -31,7 +32,7 @@ StreamState::~StreamState() {
   if (native_ != nullptr && !context_->fenced()) context_->make(&Functions::stream_destroy, native_);
 }
 
-Result<> StreamState::take_reference() {
+Result<bool> StreamState::take_reference() {
   auto event = CKPTD_TRY(NativeEvent::create(context_, CU_EVENT_DEFAULT));
   const auto before = Clock::now();
   CKPTD_TRY(context_->call("record an event", &Functions::event_record, event.get(), native_));
@@ -43,23 +44,21 @@ Result<> StreamState::take_reference() {
       const auto error = (after - before) / 2;
       if (after - before <= kWorstReference && (!reference_ || error < reference_->error))
         reference_ = Reference{std::move(event), before + error, error};
-      return {};
+      return true;
     }
-    if (code != CUDA_ERROR_NOT_READY) return context_->check(code, "ask for an event");
-    if (after > give_up) return {};  // a busy device tells no times; all else works
+    if (code != CUDA_ERROR_NOT_READY) CKPTD_TRY(context_->check(code, "ask for an event"));
+    if (after > give_up) return false;
   }
 }
 
 void StreamState::depend_on(const StreamState& other) {
-  if (&other == this) return;
-  std::vector<std::shared_ptr<Context>> more{other.context_};
-  if (other.depends_.load(std::memory_order_acquire)) {
-    std::lock_guard lock(other.mutex_);
-    more.insert(more.end(), other.needed_.begin(), other.needed_.end());
-  }
-  std::lock_guard lock(mutex_);
-  for (auto& each : more)
-    if (each != context_ && std::ranges::find(needed_, each) == needed_.end()) needed_.push_back(std::move(each));
+  if (&other == this || (other.context_ == context_ && !other.depends_.load(std::memory_order_acquire))) return;
+  std::scoped_lock lock(mutex_, other.mutex_);
+  const auto need = [this](const std::shared_ptr<Context>& each) {
+    if (each != context_ && std::ranges::find(needed_, each) == needed_.end()) needed_.push_back(each);
+  };
+  need(other.context_);
+  for (const auto& each : other.needed_) need(each);
   depends_.store(!needed_.empty(), std::memory_order_release);
 }
 

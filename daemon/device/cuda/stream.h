@@ -59,7 +59,8 @@ class StreamState {
   };
 
   explicit StreamState(std::shared_ptr<Context> context) : context_(std::move(context)) {}
-  Result<> take_reference();
+  /// Whether the device came to the mark within its patience; the best of several is kept.
+  Result<bool> take_reference();
   bool lost() const;
   template <class Ask, class Usable>
   Result<> ask_until(Ask ask, Usable usable, Deadline deadline) const;

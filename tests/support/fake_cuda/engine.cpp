@@ -249,6 +249,9 @@ void Machine::run_copy(std::unique_lock<std::mutex>& lock, Queue& queue, const I
     }
   lock.unlock();
   if (copy_time_.count() > 0) std::this_thread::sleep_for(copy_time_);
+  if (bytes_per_second_ > 0)
+    std::this_thread::sleep_for(std::chrono::duration<double>(static_cast<double>(item.bytes) /
+                                                              static_cast<double>(bytes_per_second_)));
   std::memmove(reinterpret_cast<void*>(item.to), reinterpret_cast<const void*>(item.from), item.bytes);
   lock.lock();
 }

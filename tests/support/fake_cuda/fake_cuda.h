@@ -5,8 +5,8 @@
 // in an order drawn from the printed seed), that every call may fail and every lost context is dealt with, that nothing
 // is used after its end or in the wrong context, and that an IPC handle takes another process of this uid to the bytes.
 // What a driver would punish, often with a crash at some later time, is an error here and a complaint on stderr that
-// tests look at: unknown or freed pointers, copies out of bounds, memory registered or unregistered twice, a copy that
-// crosses two registrations, calls without a current context or with another one's streams and events, objects
+// tests look at: unknown or freed pointers, copies out of bounds, memory unregistered twice, a copy that crosses two
+// registrations, calls without a current context or with another one's streams and events, objects
 // destroyed twice, memory unregistered under a copy.
 // What it does not prove: speed, and that NVIDIA's driver behaves as its documentation and we believe.
 //
@@ -16,6 +16,7 @@
 //   CKPTD_FAKE_CUDA_MIG=1[,...]                ordinals that are instances of a divided GPU
 //   CKPTD_FAKE_CUDA_VERSION=12020              what cuDriverGetVersion says
 //   CKPTD_FAKE_CUDA_COPY_US=0                  how long each queued copy takes at least
+//   CKPTD_FAKE_CUDA_BYTES_PER_SECOND=0         how fast copies are at most, all GPUs together; 0: as fast as memory
 //   CKPTD_FAKE_CUDA_FAIL=NAME:N=CODE[@GPU],... the N-th call of NAME from now, counted from 1, gives CODE; N may be *
 //   CKPTD_TEST_SEED                            the order of the work
 // NAME is a symbol (cuMemAlloc_v2), or work_copy for a queued copy when it is its turn. After a code that loses a

@@ -40,6 +40,7 @@ Machine::Machine() {
   for (const auto gpu : numbers("CKPTD_FAKE_CUDA_MIG", {})) divided_.insert(static_cast<int>(gpu));
   version_ = static_cast<int>(numbers("CKPTD_FAKE_CUDA_VERSION", {12020}).at(0));
   copy_time_ = std::chrono::microseconds(numbers("CKPTD_FAKE_CUDA_COPY_US", {0}).at(0));
+  bytes_per_second_ = numbers("CKPTD_FAKE_CUDA_BYTES_PER_SECOND", {0}).at(0);
   const auto seed = numbers("CKPTD_TEST_SEED", {std::random_device{}()}).at(0);
   std::fprintf(stderr, "fake_cuda: seed %llu; CKPTD_TEST_SEED=%llu repeats it\n",
                static_cast<unsigned long long>(seed), static_cast<unsigned long long>(seed));

@@ -163,6 +163,7 @@ class Machine {
   std::vector<std::uint64_t> limits_;
   std::set<int> divided_;
   std::chrono::microseconds copy_time_{0};
+  std::uint64_t bytes_per_second_ = 0;
   Faults faults_;
 
   mutable std::mutex mutex_;
