@@ -49,7 +49,21 @@ std::string show_device(const DeviceStatus& device) {
   if (device.arena_bytes > 0) line += fmt::format(", {} in updates", show_bytes(device.arena_bytes));
   if (device.kept_arena_bytes > 0)
     line += fmt::format(", {} kept for the next update (ckptctl trim)", show_bytes(device.kept_arena_bytes));
+  if (device.quarantined_bytes > 0)
+    line += fmt::format(", {} in QUARANTINE", show_bytes(device.quarantined_bytes));
   return line;
+}
+
+/// Below the device's line.
+std::string show_quarantine(const DeviceStatus& device, const View& view) {
+  std::string out;
+  for (const auto& each : device.quarantine) {
+    auto ago = std::chrono::duration<double>(view.now - each.since).count();
+    out += fmt::format("\n  {} for {}: pid {} of engine {} may still map it. {}; it ends with that process",
+                       show_bytes(each.bytes), show_seconds(std::max(0.0, ago)), fmt::join(each.pids, ", "),
+                       printable(each.engine), printable(each.why));
+  }
+  return out;
 }
 
 std::string show_daemon(const Status& status, const View& view) {
@@ -107,7 +121,8 @@ std::string show_reload(const Reload& reload) {
 std::string show_status(const Status& status, const View& view) {
   std::vector<std::string> devices, engines;
   for (const auto& device : status.devices)
-    devices.push_back(show_device(device) + peak_in_status(status, "copy", device.uuid, view));
+    devices.push_back(show_device(device) + peak_in_status(status, "copy", device.uuid, view) +
+                      show_quarantine(device, view));
   for (const auto& engine : status.engines) engines.push_back(engine_in_status(engine));
   return render_fields({
       {"daemon", show_daemon(status, view)},

@@ -72,7 +72,10 @@ std::string summary_of_engine(const json& engine) {
   if (!fan_out.empty()) line += ", " + fan_out;
   if (first) line += ", first bucket after " + show_seconds(*first);
   if (waited) line += ", waited " + show_seconds(*waited) + " for the engine";
-  return line + "\n";
+  line += "\n";
+  for (const auto& warning : list_in(engine, "warnings"))
+    if (warning.is_string()) line += fmt::format("    warning: {}\n", printable(warning.get<std::string>()));
+  return line;
 }
 
 std::string summary_of_update(const Job& job, const json& result) {

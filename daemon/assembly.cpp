@@ -114,7 +114,7 @@ operations::Options operations_options(const config::Config& config) {
   options.prefetch.priority = {config.prefetch_nice, io_priority_of(config.prefetch_io_priority)};
   options.prefetch.throttle = std::make_shared<prefetch::Throttle>(config.prefetch_max_bytes_per_second);
   options.deadlines = {config.connect_timeout, config.reload_timeout, config.release_timeout, config.finish_timeout,
-                       config.upload_timeout};
+                       config.upload_timeout, config.receipt_timeout};
   options.engine_timeout = config.engine_timeout;
   options.ping_timeout = config.ping_timeout;
   options.answer_grace = config.answer_grace;
@@ -123,6 +123,7 @@ operations::Options operations_options(const config::Config& config) {
   options.bucket_bytes = config.bucket_bytes;
   options.arena_bytes = config.arena_bytes;
   options.keep_arena = config.keep_arena;
+  options.receipt_required = config.receipt == config::Receipt::required;
   options.fan_out = fan_out_of(config.fan_out);
   options.lock = name_of(config.lock);
   options.job_history = config.job_history;

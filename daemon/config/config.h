@@ -20,6 +20,7 @@ enum class Lock { required, try_, off };
 enum class Prefault { off, background, before_ready };
 enum class FanOut { automatic, independent, broadcast };
 enum class Backend { automatic, local, nccl };
+enum class Receipt { required, advisory };
 enum class IoPriority { none, best_effort, idle };
 
 struct Preload {
@@ -70,10 +71,11 @@ struct Config {
   std::uint64_t arena_bytes = 0;   ///< 0: what the plan wants, as far as the device has it
   bool keep_arena = true;          ///< between updates
   FanOut fan_out = FanOut::automatic;
+  Receipt receipt = Receipt::required;
 
   std::chrono::milliseconds load_no_progress{60'000};
   std::chrono::milliseconds connect_timeout{300'000}, reload_timeout{120'000}, release_timeout{60'000},
-      finish_timeout{600'000}, upload_timeout{60'000}, engine_timeout{1'800'000};
+      finish_timeout{600'000}, receipt_timeout{5'000}, upload_timeout{60'000}, engine_timeout{1'800'000};
   std::chrono::milliseconds engine_connect_timeout{5'000}, ping_timeout{5'000}, answer_grace{10'000},
       rank_grace{500}, spread_grace{5'000}, nccl_start_timeout{60'000};
   std::chrono::milliseconds load_answer{2'000};

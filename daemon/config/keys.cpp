@@ -131,6 +131,11 @@ std::vector<Key<Config>> make_config_keys() {
                           {"broadcast", FanOut::broadcast}}),
           "How buckets reach several devices: independent (each uploads all), broadcast (each uploads its share and "
           "spreads it) or auto.", Change::reload),
+      key("push.receipt", "", &C::receipt,
+          choice<Receipt>({{"required", Receipt::required}, {"advisory", Receipt::advisory}}),
+          "Whether the arena of a GPU is used again only after each rank was seen to unmap it: required (else it goes into "
+          "quarantine, with a warning) or advisory (a rank that cannot tell, because of another uid or a /dev/shm of its "
+          "own, is believed when it acknowledges the release).", Change::reload),
 
       key("timeouts.load_no_progress", "", &C::load_no_progress, duration(),
           "A load fails when no byte has arrived for this long; there is no limit on its total time.",
@@ -146,6 +151,8 @@ std::vector<Key<Config>> make_config_keys() {
           "How long a rank may take to let go of the arena after the last bucket.", Change::reload),
       key("timeouts.finish", "", &C::finish_timeout, duration(),
           "How long a rank may take to process its weights after the last bucket.", Change::reload),
+      key("timeouts.receipt", "", &C::receipt_timeout, duration(),
+          "How long a rank may take to unmap the arena of a GPU after it has finished.", Change::reload),
       key("timeouts.upload", "", &C::upload_timeout, duration(), "How long the device may take to copy one bucket.",
           Change::reload),
       key("timeouts.engine", "", &C::engine_timeout, duration(),

@@ -39,15 +39,23 @@ struct Range {
 };
 
 /// How another process opens an allocation. Made once for each allocation; a plain value, safe to copy and send.
+/// kKeptByMapping: whether a mapping in another process keeps the memory when its owner frees it. Where it does not,
+/// freeing memory that is still mapped is undefined, and the owner must first know that it is not.
 struct HostExport {
+  static constexpr bool kKeptByMapping = true;
   std::string path;  ///< a file that can be mapped shared, of one uid: /proc/PID/fd/N
   std::uint64_t bytes = 0;
 };
 struct CudaExport {
+  static constexpr bool kKeptByMapping = false;
   std::array<std::uint8_t, 64> handle{};  ///< cudaIpcMemHandle_t
   std::uint64_t bytes = 0;
 };
 using Export = std::variant<HostExport, CudaExport>;
+
+inline bool kept_by_mapping(const Export& exported) {
+  return std::visit([](const auto& each) { return each.kKeptByMapping; }, exported);
+}
 
 /// Owns device memory, or a mapping of memory that somebody exported.
 class Allocation {

@@ -66,6 +66,16 @@ void add_engines(std::vector<MetricFamily>& families, const std::vector<api::Eng
   families.push_back(std::move(poisoned));
 }
 
+void add_arenas(std::vector<MetricFamily>& families, const std::vector<api::DeviceStatus>& devices) {
+  auto held = gauges("ckptd_arena_bytes", "Device memory for updates: lent to running ones, kept for the next, or quarantined because a rank may still map it.");
+  for (const auto& device : devices) {
+    add(held, {{"device", device.uuid}, {"state", "lent"}}, static_cast<double>(device.arena_bytes));
+    add(held, {{"device", device.uuid}, {"state", "kept"}}, static_cast<double>(device.kept_arena_bytes));
+    add(held, {{"device", device.uuid}, {"state", "quarantined"}}, static_cast<double>(device.quarantined_bytes));
+  }
+  families.push_back(std::move(held));
+}
+
 }  // namespace
 
 MetricFamily single(std::string name, std::string help, MetricType type, double value) {
@@ -86,6 +96,7 @@ std::vector<MetricFamily> state_families(const api::Status& status, const std::v
   add_store(families, status);
   add_versions(families, versions);
   add_engines(families, status.engines);
+  add_arenas(families, status.devices);
   families.push_back(gauge("ckptd_sessions_in_custody", "Failed sessions whose rank is not gone yet.",
                            status.in_custody.size()));
   return families;

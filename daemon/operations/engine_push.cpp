@@ -17,6 +17,8 @@
 namespace ckptd::operations {
 namespace {
 
+using Receipt = pipeline::LaneReport::Receipt;
+
 constexpr std::chrono::milliseconds kTellInterval{50};
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -131,10 +133,36 @@ void tell_stages(UpdateJob& job, const std::string& engine, const pipeline::Repo
   job.took(engine, busy_time("upload", report, pipeline::Span::What::upload));
   job.took(engine, busy_time("reload", report, pipeline::Span::What::reload));
   job.took(engine, {"finish", longest(report, &pipeline::LaneReport::finish_seconds), 0});
+  if (std::ranges::any_of(report.lanes, [](const auto& lane) { return lane.receipt != Receipt::not_needed; }))
+    job.took(engine, {"receipt", longest(report, &pipeline::LaneReport::receipt_seconds), 0});
+}
+
+std::string_view name_of(Receipt receipt) {
+  switch (receipt) {
+    case Receipt::seen: return "seen";
+    case Receipt::missing: return "missing";
+    case Receipt::not_needed: break;
+  }
+  return "not needed";
+}
+
+/// One sentence for each rank that has its weights and was not seen to let go of its arena.
+std::vector<std::string> missing_receipts(const EnginePush& push, const pipeline::Report& report) {
+  std::vector<std::string> sentences;
+  for (std::size_t i = 0; i < report.lanes.size(); ++i) {
+    if (report.lanes[i].receipt != Receipt::missing || !report.holds[i]) continue;
+    sentences.push_back(fmt::format(
+        "the rank on {} (pid {}) has all weights but gave no receipt for the arena within {}: {}. {}",
+        report.lanes[i].device, report.lanes[i].pid,
+        show_seconds(std::chrono::duration<double>(push.options->deadlines.receipt).count()), report.holds[i]->why(),
+        push.options->receipt_required ? "The arena is in quarantine until it does or its process ends"
+                                       : "push.receipt is advisory, so the arena is used again"));
+  }
+  return sentences;
 }
 
 nlohmann::json report_of(const EnginePush& push, const plan::Plan& plan, const pipeline::Report& report,
-                         double engine_wait_seconds, double seconds) {
+                         const std::vector<std::string>& warnings, double engine_wait_seconds, double seconds) {
   auto lanes = nlohmann::json::array();
   for (const auto& lane : report.lanes)
     lanes.push_back({{"device", lane.device},
@@ -144,7 +172,9 @@ nlohmann::json report_of(const EnginePush& push, const plan::Plan& plan, const p
                      {"push_seconds", lane.push_seconds},
                      {"upload_wait_seconds", lane.upload_wait_seconds},
                      {"reload_wait_seconds", lane.reload_wait_seconds},
-                     {"finish_seconds", lane.finish_seconds}});
+                     {"finish_seconds", lane.finish_seconds},
+                     {"receipt", name_of(lane.receipt)},
+                     {"receipt_seconds", lane.receipt_seconds}});
   return {{"engine", push.engine},
           {"bytes", plan.tensor_bytes},
           {"buckets", plan.buckets.size()},
@@ -155,6 +185,7 @@ nlohmann::json report_of(const EnginePush& push, const plan::Plan& plan, const p
           {"connect_seconds", longest(report, &pipeline::LaneReport::connect_seconds)},
           {"engine_wait_seconds", engine_wait_seconds},
           {"seconds", seconds},
+          {"warnings", warnings},
           {"lanes", lanes}};
 }
 
@@ -164,6 +195,21 @@ std::uint64_t common_arena_bytes(const std::vector<pipeline::ArenaLoan>& arenas,
   auto bytes = wanted_bytes;
   for (const auto& arena : arenas) bytes = std::min(bytes, arena.memory().range().bytes);
   return bytes;
+}
+
+/// What becomes of the arenas when their lanes have ended. A rank whose session did not end well has not even said that
+/// it released the memory: then a receipt is no question of configuration.
+void settle_arenas(const EnginePush& push, bool pushed, const pipeline::Report& report,
+                   std::vector<pipeline::ArenaLoan>& arenas) {
+  for (std::size_t i = 0; i < arenas.size(); ++i) {
+    const auto& hold = report.holds[i];
+    const bool counts = push.options->receipt_required || !report.lanes[i].finished;
+    if (hold && counts && !hold->let_go())
+      std::move(arenas[i]).quarantine(hold, pushed);
+    else if (pushed)
+      std::move(arenas[i]).give_back();
+  }
+  arenas.clear();  // frees what is left: nobody maps it, or a mapping keeps it
 }
 
 /// An update has succeeded when every rank acknowledged every step and the engine says so too.
@@ -250,8 +296,9 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   steps.end(ranks_done);
   note_push(account, report, progress);
   tell_stages(job, push.engine, report);
-  if (pushed)
-    for (auto& arena : arenas) std::move(arena).give_back();
+  const auto warnings = missing_receipts(push, report);
+  for (const auto& warning : warnings) spdlog::warn("{}: {}: {}", job.id(), push.engine, warning);
+  settle_arenas(push, pushed.has_value(), report, arenas);
   if (!pushed && !written_down) return std::unexpected(pushed.error());
 
   steps.begin("answer", ranks_done);
@@ -272,7 +319,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto seconds = seconds_since(start);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());
-  return report_of(push, plan, report, engine_wait_seconds, seconds);
+  return report_of(push, plan, report, warnings, engine_wait_seconds, seconds);
 }
 
 std::uint64_t Service::wanted_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const {

@@ -65,6 +65,7 @@ struct Options {
   std::uint64_t bucket_bytes = 0;                  ///< 0: plan::default_bucket_bytes
   std::uint64_t arena_bytes = 0;                   ///< 0: plan::wanted_arena_bytes
   bool keep_arena = true;                          ///< between updates, see pipeline::Arenas
+  bool receipt_required = true;                    ///< else an arena whose receipt is missing is used as if it were there
   std::optional<plan::FanOut> fan_out;             ///< absent: plan::choose_fan_out
   bool peer_copies_are_faster = false;
   std::string lock;                                ///< for status

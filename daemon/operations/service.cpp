@@ -140,7 +140,8 @@ api::Status Service::status() const {
   for (const auto* device : parts_.devices) {
     const auto arenas = arenas_.usage(*device);
     status.devices.push_back({device->identity().uuid, device->identity().kind, device->free_bytes().value_or(0),
-                              arenas.lent_bytes, arenas.kept_bytes});
+                              arenas.lent_bytes, arenas.kept_bytes, arenas.quarantined_bytes,
+                              show(arenas_.quarantine(*device))});
   }
   status.engines = engines();
   status.warnings = handover_notes();

@@ -20,6 +20,19 @@ proto::control::Job show(const jobs::Record& record) {
   return job;
 }
 
+std::vector<proto::control::Quarantine> show(const std::vector<pipeline::Arenas::InQuarantine>& arenas) {
+  std::vector<proto::control::Quarantine> shown;
+  for (const auto& arena : arenas) {
+    auto& each = shown.emplace_back();
+    each.bytes = arena.bytes;
+    each.engine = arena.holder.engine;
+    for (const auto& peer : arena.holder.processes) each.pids.push_back(peer.pid);
+    each.why = arena.why;
+    each.since = arena.since;
+  }
+  return shown;
+}
+
 proto::control::Version show(const catalogue::View& view) {
   proto::control::Version version;
   version.name = view.id.name;

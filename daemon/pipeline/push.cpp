@@ -49,10 +49,11 @@ Result<> push(const plan::Plan& plan, const weights::Manifest& manifest, const R
   std::stop_callback on_stop(stop, [&] { together.stop(); });
 
   report.lanes.assign(lanes.size(), {});
+  report.holds.assign(lanes.size(), nullptr);
   {
     std::vector<std::jthread> threads;
     for (std::size_t i = 0; i < lanes.size(); ++i)
-      threads.emplace_back([&, i] { run_lane(lanes[i], together, report.lanes[i]); });
+      threads.emplace_back([&, i] { run_lane(lanes[i], together, report.lanes[i], report.holds[i]); });
   }
   report.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   if (auto error = together.first_error()) return std::unexpected(*std::move(error));

@@ -8,6 +8,9 @@
 //
 // After the last acknowledgement the session may be destroyed. Destroying it earlier hands the endpoint to the
 // custodian with the error given to fail(), or "the sender gave up" if none was: a rank is never left in recv.
+//
+// An acknowledged release says that the rank dropped its own reference, not that the memory is unmapped. Where that
+// matters, hold() tells.
 #pragma once
 
 #include <chrono>
@@ -20,6 +23,7 @@
 #include <vector>
 
 #include "common/deadline.h"
+#include "common/process.h"
 #include "common/result.h"
 #include "daemon/device/device.h"
 #include "daemon/weights/dtype.h"
@@ -44,10 +48,32 @@ struct Traits {
 struct Peer {
   int pid = 0;
   unsigned uid = 0;
+  std::uint64_t started = 0;  ///< of the process, see ProcessId
+
+  ProcessId process() const { return {pid, started}; }
 };
 
 enum class Step { connect, offer, reload, release, finish };
 std::string_view name_of(Step step);
+
+/// Who may still map memory that was offered.
+struct Holder {
+  std::string engine, device;
+  std::vector<Peer> processes;  ///< that may have been told how to open it
+};
+
+/// What is known of a rank's mapping of memory that must not be freed under it. Outlives the session. Safe from any
+/// thread; nothing blocks.
+class Hold {
+ public:
+  virtual ~Hold() = default;
+  /// Whether it is certain that nobody maps the memory any more: the rank's receipt is there, or the processes are gone.
+  /// Looks anew each time; once true it stays true.
+  virtual bool let_go() = 0;
+  virtual Holder holder() const = 0;
+  /// Why let_go() is not true, for people: what was seen of the receipt, and what would help.
+  virtual std::string why() const = 0;
+};
 
 class Session {
  public:
@@ -71,6 +97,10 @@ class Session {
   /// pid and uid: timed_out (with the likely causes), peer_failed (its traceback as vendor text; it went away; a second
   /// process connected).
   virtual Result<Woken> wait(std::span<const int> wakers, Deadline deadline) = 0;
+
+  /// The rank's hold on the offered memory; null when there is nothing to wait for, because a mapping keeps the memory
+  /// (device::kept_by_mapping) or nobody was told how to open it. Asked when the session has ended, well or not.
+  virtual std::shared_ptr<Hold> hold() const = 0;
 
   /// Sends the rank the error and hands the endpoint to the custodian. The session is dead after this. Never blocks.
   virtual void fail(const Error& reason) noexcept = 0;

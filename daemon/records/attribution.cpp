@@ -7,7 +7,8 @@ namespace ckptd::records {
 namespace {
 
 using What = pipeline::Span::What;
-constexpr std::size_t kKinds = 5;
+constexpr std::size_t kKinds = 6;
+static_assert(static_cast<std::size_t>(What::receipt) + 1 == kKinds);
 
 constexpr std::size_t index_of(What what) { return static_cast<std::size_t>(what); }
 
@@ -129,7 +130,8 @@ class Walk {
     if (active(lane_, What::connect))
       return some_rank_is_there ? Blame{Reason::connect, self} : Blame{Reason::engine};
     if (active(lane_, What::reload)) return {Reason::reload, self};
-    if (active(lane_, What::release) || active(lane_, What::finish)) return {Reason::finish, self};
+    if (active(lane_, What::release) || active(lane_, What::finish) || active(lane_, What::receipt))
+      return {Reason::finish, self};
     if (lockstep_) {
       if (const auto late = another(What::connect)) return {Reason::connect, *late};
       if (const auto slow = another(What::reload); slow && at < *end_) return {Reason::collective, *slow};

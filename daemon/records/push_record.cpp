@@ -18,7 +18,8 @@ struct Kind {
   const char* name;
 };
 constexpr std::array kKinds{Kind{What::connect, "connect"}, Kind{What::upload, "upload"}, Kind{What::reload, "reload"},
-                            Kind{What::release, "release"}, Kind{What::finish, "finish"}};
+                            Kind{What::release, "release"}, Kind{What::finish, "finish"},
+                            Kind{What::receipt, "receipt"}};
 
 const char* name_of_kind(What what) {
   return std::ranges::find(kKinds, what, &Kind::what)->name;

@@ -132,7 +132,7 @@ void add_lane(Builder& builder, std::uint32_t process, const LaneReport& lane, s
   add_in_rows(builder, process, lane.device + " upload", events_of(builder, lane, What::upload, "upload", together));
   auto of_rank = events_of(builder, lane, What::reload, "reload", together);
   constexpr std::array kOnce{std::pair{What::connect, "connect"}, std::pair{What::release, "release"},
-                             std::pair{What::finish, "finish"}};
+                             std::pair{What::finish, "finish"}, std::pair{What::receipt, "receipt"}};
   for (const auto& [what, name] : kOnce)
     for (const auto& event : events_of(builder, lane, what, name, 1)) of_rank.push_back(event);
   const auto title = lane.pid != 0 ? fmt::format("{} rank (pid {})", lane.device, lane.pid) : lane.device + " rank";

@@ -83,6 +83,18 @@ Result<StageTime> parse_stage(const json& value) {
   return stage;
 }
 
+Result<Quarantine> parse_quarantine(const json& value) {
+  Quarantine quarantine;
+  ObjectReader reader(value, kReadingAnswer);
+  reader.required("bytes", quarantine.bytes);
+  reader.optional("engine", quarantine.engine);
+  reader.optional("pids", quarantine.pids);
+  reader.optional("why", quarantine.why);
+  read_time(reader, "since", quarantine.since);
+  CKPTD_TRY(reader.finish());
+  return quarantine;
+}
+
 Result<DeviceStatus> parse_device(const json& value) {
   DeviceStatus device;
   ObjectReader reader(value, kReadingAnswer);
@@ -91,6 +103,8 @@ Result<DeviceStatus> parse_device(const json& value) {
   reader.optional("free_bytes", device.free_bytes);
   reader.optional("arena_bytes", device.arena_bytes);
   reader.optional("kept_arena_bytes", device.kept_arena_bytes);
+  reader.optional("quarantined_bytes", device.quarantined_bytes);
+  reader.each("quarantine", device.quarantine, parse_quarantine);
   CKPTD_TRY(reader.finish());
   return device;
 }

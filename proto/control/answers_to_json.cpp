@@ -34,12 +34,22 @@ json array_of(const std::vector<T>& values, json (*convert)(const T&)) {
   return array;
 }
 
+json quarantine_object(const Quarantine& quarantine) {
+  return {{"bytes", quarantine.bytes},
+          {"engine", quarantine.engine},
+          {"pids", quarantine.pids},
+          {"why", quarantine.why},
+          {"since", show_time(quarantine.since)}};
+}
+
 json device_object(const DeviceStatus& device) {
   return {{"uuid", device.uuid},
           {"kind", device.kind},
           {"free_bytes", device.free_bytes},
           {"arena_bytes", device.arena_bytes},
-          {"kept_arena_bytes", device.kept_arena_bytes}};
+          {"kept_arena_bytes", device.kept_arena_bytes},
+          {"quarantined_bytes", device.quarantined_bytes},
+          {"quarantine", array_of(device.quarantine, quarantine_object)}};
 }
 
 json prefault_object(const PrefaultInfo& prefault) {

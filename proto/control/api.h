@@ -112,11 +112,22 @@ struct Engine {
   bool operator==(const Engine&) const = default;
 };
 
+/// Device memory that a rank may still map, and that can therefore be neither freed nor used.
+struct Quarantine {
+  std::uint64_t bytes = 0;
+  std::string engine;
+  std::vector<int> pids;  ///< whose end ends it; 0: a process outside the daemon's pid namespace
+  std::string why;        ///< one sentence
+  Time since{};
+};
+
 struct DeviceStatus {
   std::string uuid, kind;
   std::uint64_t free_bytes = 0;
   std::uint64_t arena_bytes = 0;       ///< in running updates
   std::uint64_t kept_arena_bytes = 0;  ///< waiting for the next update
+  std::uint64_t quarantined_bytes = 0;  ///< the sum of what follows
+  std::vector<Quarantine> quarantine = {};
 };
 
 /// POST /v1/reload, and the last one in Status: what became of reading the configuration again.

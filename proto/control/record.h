@@ -15,7 +15,7 @@
 namespace ckptd::proto::control {
 
 struct StageFigure {
-  std::string name = {};     ///< connect, upload, reload, release, finish; of a load open, reserve, read, hash
+  std::string name = {};     ///< connect, upload, reload, release, finish, receipt; of a load open, reserve, read, hash
   double seconds = 0;   ///< during which some of it was under way; what overlaps within the stage counts once
   std::uint64_t bytes = 0;
   double bytes_per_second = 0;          ///< 0 where no bytes pass

@@ -17,6 +17,8 @@ using proto::checkpoint_engine::Envelope;
 /// A reply is empty or a traceback. A peer that sends more is disconnected by ZeroMQ.
 constexpr std::int64_t kReplyLimitBytes = 16 << 20;
 constexpr int kRepliesQueued = 64;
+/// Whoever may connect may do so without end. A session ends at the second peer.
+constexpr std::size_t kRemembered = 64;
 
 }  // namespace
 
@@ -88,8 +90,11 @@ void BoundSocket::accepted(int fd) { connections_.push_back({fd, credentials_of(
 /// The event does not say whose handshake it was. With two under way at once both count: a connection too many is an
 /// error that names both, while a rank taken for a stranger could die unseen.
 void BoundSocket::greeted() {
-  for (auto& connection : connections_)
-    if (!std::exchange(connection.greeted, true)) ++arrivals_;
+  for (auto& connection : connections_) {
+    if (std::exchange(connection.greeted, true)) continue;
+    ++arrivals_;
+    if (everybody_.size() < kRemembered) everybody_.push_back(connection.peer);
+  }
   refresh_peers();
 }
 
@@ -120,7 +125,7 @@ Peer BoundSocket::credentials_of(int fd) const {
   ucred credentials{};
   length = sizeof credentials;
   if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) return {};
-  return {credentials.pid, credentials.uid};
+  return {credentials.pid, credentials.uid, process_with(credentials.pid).started};
 }
 
 bool BoundSocket::send(std::string_view message) {

@@ -43,6 +43,7 @@ class BoundSocket {
   void look();
   const std::vector<Peer>& peers() const { return peers_; }  ///< connected now, in the order in which they came
   std::uint64_t arrivals() const { return arrivals_; }
+  const std::vector<Peer>& everybody() const { return everybody_; }  ///< who ever was a peer
   const std::optional<Peer>& last_gone() const { return last_gone_; }
 
   /// False when no peer can take it now; nothing is queued for a peer that may come.
@@ -80,7 +81,7 @@ class BoundSocket {
   zmq::socket_t socket_, monitor_;
   proto::checkpoint_engine::Envelope envelope_;
   std::vector<Connection> connections_;
-  std::vector<Peer> peers_;
+  std::vector<Peer> peers_, everybody_;
   std::uint64_t arrivals_ = 0;
   std::optional<Peer> last_gone_;
 };

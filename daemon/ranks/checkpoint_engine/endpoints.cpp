@@ -6,6 +6,7 @@
 
 #include "common/random_name.h"
 #include "daemon/ranks/checkpoint_engine/custodian.h"
+#include "daemon/ranks/checkpoint_engine/receipts.h"
 #include "daemon/ranks/checkpoint_engine/wire_types.h"
 #include "daemon/ranks/checkpoint_engine/worker_session.h"
 #include "proto/checkpoint_engine/messages.h"
@@ -15,10 +16,13 @@ namespace {
 
 class WorkerEndpoints : public Endpoints {
  public:
-  WorkerEndpoints(SocketDirectory directory, std::chrono::milliseconds keep_bound, Waker waker)
+  WorkerEndpoints(SocketDirectory directory, const Options& options, Waker waker)
       : directory_(std::make_shared<SocketDirectory>(std::move(directory))),
+        receipts_(std::make_shared<Receipts>(Receipts::Options{
+            .group = options.rank_group.empty() ? std::nullopt : std::optional(directory_->gid()),
+            .directory = options.shared_memory})),
         context_(std::make_shared<zmq::context_t>()),
-        custodian_(std::make_shared<Custodian>(keep_bound, std::move(waker))) {
+        custodian_(std::make_shared<Custodian>(options.keep_bound, std::move(waker))) {
     context_->set(zmq::ctxopt::max_sockets, kMostSockets);
   }
   ~WorkerEndpoints() override { custodian_->stop(); }
@@ -31,7 +35,8 @@ class WorkerEndpoints : public Endpoints {
 
   Result<std::unique_ptr<Session>> open(std::string engine, std::string device) override try {
     auto socket = CKPTD_TRY(BoundSocket::bind(context_, directory_, random_name(SocketDirectory::kNameLength)));
-    return std::make_unique<WorkerSession>(std::move(socket), custodian_, std::move(engine), std::move(device));
+    return std::make_unique<WorkerSession>(std::move(socket), custodian_, receipts_, std::move(engine),
+                                           std::move(device));
   } catch (const std::exception& error) {
     return fail(ErrorKind::io, "no endpoint for a rank could be opened: {}", error.what());
   }
@@ -67,6 +72,7 @@ class WorkerEndpoints : public Endpoints {
   }
 
   std::shared_ptr<SocketDirectory> directory_;
+  std::shared_ptr<Receipts> receipts_;
   std::shared_ptr<zmq::context_t> context_;
   std::shared_ptr<Custodian> custodian_;
 };
@@ -76,7 +82,7 @@ class WorkerEndpoints : public Endpoints {
 Result<std::unique_ptr<Endpoints>> make_endpoints(const Options& options) try {
   auto directory = CKPTD_TRY(SocketDirectory::create(options.directory, options.rank_group));
   auto waker = CKPTD_TRY(Waker::create());
-  return std::make_unique<WorkerEndpoints>(std::move(directory), options.keep_bound, std::move(waker));
+  return std::make_unique<WorkerEndpoints>(std::move(directory), options, std::move(waker));
 } catch (const std::exception& error) {
   return fail(ErrorKind::io, "rank sockets in {} could not be set up: {}", options.directory.native(), error.what());
 }

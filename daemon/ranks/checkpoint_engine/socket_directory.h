@@ -29,6 +29,7 @@ class SocketDirectory {
 
   const std::filesystem::path& path() const { return path_; }
   const std::string& group() const { return group_; }  ///< for messages
+  gid_t gid() const { return gid_; }
 
   std::string endpoint_of(std::string_view name) const;
   /// The name behind an endpoint of this directory; nothing for any other text.

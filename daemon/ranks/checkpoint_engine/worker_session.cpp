@@ -21,23 +21,17 @@ std::string show(const Peer& peer) {
   return fmt::format("pid {}, uid {}", peer.pid, peer.uid);
 }
 
-std::string offer_message(const device::Export& memory) {
-  if (const auto* host = std::get_if<device::HostExport>(&memory)) return messages::offer_file(host->path, host->bytes);
-  const auto& cuda = std::get<device::CudaExport>(memory);
-  // No reference counter: torch ignores one that it cannot open, and an acknowledged release is what we go by.
-  return messages::offer_cuda(cuda.handle, cuda.bytes, "", 0);
-}
-
 }  // namespace
 
 std::string farewell(const Error& reason) {
   return messages::exception(fmt::format("ckptd ended this weight update: {}", reason.sentence));
 }
 
-WorkerSession::WorkerSession(BoundSocket socket, std::shared_ptr<Custodian> custodian, std::string engine,
-                             std::string device)
+WorkerSession::WorkerSession(BoundSocket socket, std::shared_ptr<Custodian> custodian,
+                             std::shared_ptr<Receipts> receipts, std::string engine, std::string device)
     : socket_(std::move(socket)),
       custodian_(std::move(custodian)),
+      receipts_(std::move(receipts)),
       open_{socket_->endpoint(), std::move(engine), std::move(device)} {}
 
 WorkerSession::~WorkerSession() { fail(Error{ErrorKind::cancelled, "the sender gave up"}); }
@@ -60,7 +54,16 @@ Result<> WorkerSession::begin(Step step, Result<> (Sender::*sent)(), std::string
 
 Result<> WorkerSession::offer(const device::Export& memory) {
   host_memory_ = std::holds_alternative<device::HostExport>(memory);
-  return begin(Step::offer, &Sender::sent_offer, offer_message(memory));
+  auto message = offer_message(memory);
+  if (!message) return std::unexpected(name_culprit(message.error()));
+  return begin(Step::offer, &Sender::sent_offer, *std::move(message));
+}
+
+Result<std::string> WorkerSession::offer_message(const device::Export& memory) {
+  if (const auto* host = std::get_if<device::HostExport>(&memory)) return messages::offer_file(host->path, host->bytes);
+  const auto& cuda = std::get<device::CudaExport>(memory);
+  hold_ = std::make_shared<WorkerHold>(CKPTD_TRY(receipts_->take()), open_.engine, open_.device);
+  return messages::offer_cuda(cuda.handle, cuda.bytes, hold_->receipt().file(), hold_->receipt().index());
 }
 
 Result<> WorkerSession::reload(std::span<const TensorView> tensors, std::uint32_t number) {
@@ -100,7 +103,7 @@ Result<Session::Woken> WorkerSession::wait_for_rank(std::span<const int> wakers,
 /// wrote its traceback and died has left the traceback to be read.
 Result<bool> WorkerSession::look() {
   socket_->look();
-  if (!peer_ && !socket_->peers().empty()) peer_ = socket_->peers().front();
+  note_peers();
   CKPTD_TRY(check_single_peer());
   send_pending();
   if (CKPTD_TRY(take_reply())) return true;
@@ -109,7 +112,14 @@ Result<bool> WorkerSession::look() {
 }
 
 void WorkerSession::send_pending() {
-  if (pending_ && socket_->send(*pending_)) pending_.reset();
+  if (!pending_ || !socket_->send(*pending_)) return;
+  pending_.reset();
+  memory_told_ = true;  // the offer is the first of all messages
+}
+
+void WorkerSession::note_peers() {
+  if (!peer_ && !socket_->peers().empty()) peer_ = socket_->peers().front();
+  if (hold_) hold_->met(socket_->everybody());
 }
 
 Result<bool> WorkerSession::take_reply() {
@@ -119,8 +129,12 @@ Result<bool> WorkerSession::take_reply() {
       return ckptd::fail(ErrorKind::peer_failed,
                          "the process on this endpoint does not speak the protocol of a rank: it "
                          "sent something that is no reply");
-    if (auto received = sender_.received(reply->body); !received)
+    if (auto received = sender_.received(reply->body); !received) {
+      // What raised is what should have mapped the memory: there is nothing to be unmapped.
+      if (step_ == Step::offer && socket_->everybody().size() == 1) hold_.reset();
       return std::unexpected(step_ == Step::offer ? uid_hint(received.error()) : received.error());
+    }
+    if (hold_ && step_ == Step::offer) hold_->opened();
     return true;
   }
   return false;
@@ -216,8 +230,18 @@ Error WorkerSession::uid_hint(Error error) const {
   return error;
 }
 
+/// The last look: who comes to the custodian is told of no memory.
+void WorkerSession::see_who_came() noexcept try {
+  socket_->look();
+  note_peers();
+} catch (const std::exception&) {  // then those count who were seen so far
+}
+
+std::shared_ptr<Hold> WorkerSession::hold() const { return memory_told_ ? hold_ : nullptr; }
+
 void WorkerSession::fail(const Error& reason) noexcept try {
   if (!socket_) return;
+  see_who_came();
   auto socket = std::move(*socket_);
   socket_.reset();
   pending_.reset();

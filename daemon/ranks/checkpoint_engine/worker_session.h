@@ -11,6 +11,8 @@
 
 #include "daemon/ranks/checkpoint_engine/bound_socket.h"
 #include "daemon/ranks/checkpoint_engine/custodian.h"
+#include "daemon/ranks/checkpoint_engine/hold.h"
+#include "daemon/ranks/checkpoint_engine/receipts.h"
 #include "daemon/ranks/session.h"
 #include "proto/checkpoint_engine/sender.h"
 
@@ -23,7 +25,8 @@ class WorkerSession : public Session {
  public:
   static constexpr Traits kTraits{.run_alignment = 256, .reloads_in_flight = 1};
 
-  WorkerSession(BoundSocket socket, std::shared_ptr<Custodian> custodian, std::string engine, std::string device);
+  WorkerSession(BoundSocket socket, std::shared_ptr<Custodian> custodian, std::shared_ptr<Receipts> receipts,
+                std::string engine, std::string device);
   ~WorkerSession() override;
 
   const std::string& endpoint() const override { return open_.endpoint; }
@@ -37,12 +40,14 @@ class WorkerSession : public Session {
   Result<> release() override;
   Result<> finish() override;
   Result<Woken> wait(std::span<const int> wakers, Deadline deadline) override;
+  std::shared_ptr<Hold> hold() const override;
   void fail(const Error& reason) noexcept override;
   void discard() noexcept override;
 
  private:
   using Sender = proto::checkpoint_engine::Sender;
 
+  Result<std::string> offer_message(const device::Export& memory);
   Result<> begin(Step step, Result<> (Sender::*sent)(), std::string message);
   Result<Woken> wait_for_rank(std::span<const int> wakers, Deadline deadline);
   Result<bool> look();
@@ -51,6 +56,8 @@ class WorkerSession : public Session {
   Result<> check_still_there() const;
   bool poll(std::span<const int> wakers, Deadline deadline);
   void send_pending();
+  void note_peers();
+  void see_who_came() noexcept;
 
   Step current_step() const;
   std::string step_text() const;
@@ -60,6 +67,7 @@ class WorkerSession : public Session {
 
   std::optional<BoundSocket> socket_;  ///< empty once given to the custodian or closed
   std::shared_ptr<Custodian> custodian_;
+  std::shared_ptr<Receipts> receipts_;
   OpenEndpoint open_;
   Sender sender_;
   Step step_ = Step::offer;
@@ -67,6 +75,8 @@ class WorkerSession : public Session {
   std::optional<std::string> pending_;  ///< begun, but no rank was there to take it
   Clock::time_point step_begun_ = Clock::now();
   std::optional<Peer> peer_;
+  std::shared_ptr<WorkerHold> hold_;  ///< of memory that a mapping does not keep
+  bool memory_told_ = false;          ///< the offer has left
   bool host_memory_ = false;
   bool touched_ = false;
 };

@@ -44,8 +44,8 @@ TemporaryDirectory::~TemporaryDirectory() {
 }
 
 std::unique_ptr<ranks::Endpoints> make_backend(const std::filesystem::path& directory,
-                                               std::chrono::milliseconds keep_bound) {
-  auto made = ranks::checkpoint_engine::make_endpoints({directory, "", keep_bound});
+                                               std::chrono::milliseconds keep_bound, const std::string& rank_group) {
+  auto made = ranks::checkpoint_engine::make_endpoints({directory, rank_group, keep_bound});
   if (!made) throw std::runtime_error(made.error().sentence);
   return *std::move(made);
 }
@@ -67,7 +67,7 @@ std::vector<std::byte> Memory::part(std::uint64_t offset, std::uint64_t bytes) c
 }
 
 RankThread::RankThread(const std::string& endpoint, reference_rank::Fault fault)
-    : rank_({.given_up = [this] { return given_up_.load(); }}),
+    : rank_({.pretend_cuda = true, .given_up = [this] { return given_up_.load(); }}),
       future_(std::async(std::launch::async,
                          [this, endpoint, fault = std::move(fault)] { return rank_.update(endpoint, fault); })) {}
 
@@ -100,9 +100,15 @@ Result<> reload_two(ranks::Session& session, std::uint32_t number) {
   return session.reload(tensors, number);
 }
 
+device::Export exported_by_gpu() { return device::CudaExport{.handle = {4, 7, 1, 1}, .bytes = 1 << 16}; }
+
 Result<> walk(ranks::Session& session, const Memory& memory, Reached to) {
+  return walk(session, memory.exported(), to);
+}
+
+Result<> walk(ranks::Session& session, const device::Export& memory, Reached to) {
   if (at_least(to, Reached::connected)) CKPTD_TRY(see_rank(session));
-  if (at_least(to, Reached::offered)) CKPTD_TRY(session.offer(memory.exported()));
+  if (at_least(to, Reached::offered)) CKPTD_TRY(session.offer(memory));
   if (at_least(to, Reached::ready)) CKPTD_TRY(acknowledged(session));
   if (at_least(to, Reached::reloading)) CKPTD_TRY(reload_two(session));
   if (at_least(to, Reached::reloaded)) CKPTD_TRY(acknowledged(session));

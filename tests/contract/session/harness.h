@@ -35,7 +35,8 @@ class TemporaryDirectory {
 };
 
 std::unique_ptr<ranks::Endpoints> make_backend(const std::filesystem::path& directory,
-                                               std::chrono::milliseconds keep_bound = kPatience);
+                                               std::chrono::milliseconds keep_bound = kPatience,
+                                               const std::string& rank_group = "");
 
 /// A memfd filled with a pattern that is different at each byte of 64 KiB.
 class Memory {
@@ -78,9 +79,13 @@ inline constexpr Reached kAllReached[] = {Reached::opened,    Reached::connected
 /// Waits for an acknowledgement; an error is returned, a waker cannot occur.
 Result<> acknowledged(ranks::Session& session, std::chrono::milliseconds patience = kPatience);
 
+/// As a GPU exports memory. Nobody can open it but ranks that only pretend to.
+device::Export exported_by_gpu();
+
 /// Walks from a fresh session to the given point. In `reloading`, `releasing` and `finishing` the step is sent and its
 /// acknowledgement not awaited.
 Result<> walk(ranks::Session& session, const Memory& memory, Reached to);
+Result<> walk(ranks::Session& session, const device::Export& memory, Reached to);
 
 Result<> reload_two(ranks::Session& session, std::uint32_t number = 0);
 

@@ -74,10 +74,12 @@ rr::Options parse_options(int argc, char** argv) {
     std::string_view argument = argv[i];
     if (argument == "--acknowledge-only")
       options.acknowledge_only = true;
+    else if (argument == "--pretend-cuda")
+      options.pretend_cuda = true;
     else if (argument == "--device" && i + 1 < argc)
       options.device = argv[++i];
     else
-      throw std::invalid_argument("usage: reference_rank [--device HOST-0] [--acknowledge-only]");
+      throw std::invalid_argument("usage: reference_rank [--device HOST-0] [--acknowledge-only] [--pretend-cuda]");
   }
   return options;
 }

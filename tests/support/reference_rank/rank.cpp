@@ -19,6 +19,7 @@
 #include "tests/support/reference_rank/cuda_memory.h"
 #include "tests/support/reference_rank/pickle_reader.h"
 #include "tests/support/reference_rank/python_error.h"
+#include "tests/support/reference_rank/torch_counter.h"
 
 namespace ckptd::reference_rank {
 namespace {
@@ -89,10 +90,24 @@ bool is_from_file_as_bytes(const Value& value) {
          state.items[3].is(Kind::none);
 }
 
+bool is_exception(const Value& value) {
+  return value.is(Kind::call) && value.items.size() == 2 && value.items[0].is_global("builtins RuntimeError");
+}
+
+[[noreturn]] void raise_exception(const Value& value) {
+  const auto& arguments = value.items[1].items;
+  throw PythonError("RuntimeError", arguments.empty() ? "" : arguments[0].text);
+}
+
+}  // namespace
+
 /// The sender's memory, as a file or as CUDA's.
-class Buffer {
+class Rank::Buffer {
  public:
-  Buffer() = default;
+  explicit Buffer(bool pretend_cuda) : pretend_cuda_(pretend_cuda) {}
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { close(); }
 
   void open(const Value& handle, const std::string& device) {
     if (!handle.is(Kind::tuple)) throw PythonError("AssertionError", "");
@@ -105,13 +120,22 @@ class Buffer {
     open_file(arguments.items);
   }
 
+  /// Unmaps, and then says so.
   void close() {
     file_ = MappedFile();
     cuda_.reset();
+    if (counter_file_.empty()) return;
+    for (int i = 0; i < counts; ++i) count_down(counter_file_, counter_);
+    counter_file_.clear();
   }
 
   /// What is in it now.
-  std::span<const std::byte> content() { return cuda_ ? cuda_->content() : file_.content(); }
+  std::span<const std::byte> content() {
+    if (!pretended_.empty()) return pretended_;
+    return cuda_ ? cuda_->content() : file_.content();
+  }
+
+  int counts = 1;  ///< how often close() counts down
 
  private:
   void open_file(const std::vector<Value>& arguments) {
@@ -134,27 +158,26 @@ class Buffer {
         !a[7].is(Kind::bytes) || !is_integer(8, a[1].items[0].integer) || !is_integer(9, 0) || !is_false(10) ||
         !a[11].is(Kind::bytes) || !a[12].is(Kind::integer) || !a[13].is(Kind::bytes) || !is_false(14))
       throw PythonError("TypeError", "rebuild_cuda_tensor(): argument types");
-    cuda_.emplace(device, a[7].text, static_cast<std::size_t>(a[8].integer));
+    if (pretend_cuda_)
+      pretended_.resize(static_cast<std::size_t>(a[8].integer));
+    else
+      cuda_.emplace(device, a[7].text, static_cast<std::size_t>(a[8].integer));
+    counter_file_ = a[11].text;
+    counter_ = a[12].integer;
   }
 
+  const bool pretend_cuda_;
   MappedFile file_;
   std::optional<CudaMemory> cuda_;
+  std::vector<std::byte> pretended_;
+  std::string counter_file_;  ///< empty: nothing to count
+  std::int64_t counter_ = 0;
 };
-
-bool is_exception(const Value& value) {
-  return value.is(Kind::call) && value.items.size() == 2 && value.items[0].is_global("builtins RuntimeError");
-}
-
-[[noreturn]] void raise_exception(const Value& value) {
-  const auto& arguments = value.items[1].items;
-  throw PythonError("RuntimeError", arguments.empty() ? "" : arguments[0].text);
-}
-
-}  // namespace
 
 bool Fault::is_known(const std::string& kind) {
   static constexpr std::array kKinds{"none",           "fail_load",    "stall",         "die",  "fail_open",
-                                     "fail_post_hook", "connect_late", "connect_twice", "slow", "slow_post_hook"};
+                                     "fail_post_hook", "connect_late", "connect_twice", "slow", "slow_post_hook",
+                                     "keep_memory",    "unmap_late",   "count_twice"};
   return std::ranges::find(kKinds, kind) != kKinds.end();
 }
 
@@ -175,6 +198,10 @@ class Rank::Conversation {
     if (fault_.kind == "connect_twice") second_socket_.connect(endpoint);
     open();
     while (!finished_) take_step();
+    if (fault_.kind == "unmap_late") {
+      sleep();
+      buffer_->close();
+    }
   } catch (const GivenUp&) {
     socket_.set(zmq::sockopt::linger, 0);
     throw;
@@ -185,7 +212,7 @@ class Rank::Conversation {
     try {
       auto handle = receive();
       if (fault_.kind == "fail_open") throw PythonError("RuntimeError", "the fault fail_open was asked for");
-      buffer_.open(handle, rank_.options_.device);
+      buffer_->open(handle, rank_.options_.device);
       send("");
     } catch (const PythonError& error) {
       send(error.traceback());
@@ -203,7 +230,7 @@ class Rank::Conversation {
       send("");
       finished_ = true;
     } else if (payload.is(Kind::none)) {
-      buffer_.close();
+      release();
       released_ = true;
       send("");
     } else if (payload.is(Kind::list)) {
@@ -213,6 +240,14 @@ class Rank::Conversation {
     } else {
       throw PythonError("TypeError", "Unexpected payload type");
     }
+  }
+
+  /// keep_memory is a model with a parameter that is a view of the buffer; unmap_late is a worker that unmaps when it has
+  /// sent its last word.
+  void release() {
+    if (fault_.kind == "count_twice") buffer_->counts = 2;
+    if (fault_.kind == "keep_memory") rank_.kept_.push_back(std::move(buffer_));
+    if (buffer_ && fault_.kind != "unmap_late") buffer_->close();
   }
 
   /// An error is answered and not raised: all ranks are to leave by the sender's exception.
@@ -228,7 +263,7 @@ class Rank::Conversation {
     bool faulty = list_number_++ == fault_.bucket;
     if (faulty && fault_.kind == "die") ::raise(SIGKILL);
     if (faulty && fault_.kind == "fail_load") throw PythonError("RuntimeError", "the fault fail_load was asked for");
-    const auto content = buffer_.content();
+    const auto content = buffer_->content();
     for (const auto& item : list.items) load_tensor(item, content);
     if ((faulty && fault_.kind == "stall") || fault_.kind == "slow") sleep();
   }
@@ -275,10 +310,18 @@ class Rank::Conversation {
   const Fault& fault_;
   zmq::context_t context_;  // terminated last, which waits until the socket's last reply has been delivered
   zmq::socket_t socket_, second_socket_;
-  Buffer buffer_;
+  std::unique_ptr<Buffer> buffer_ = std::make_unique<Buffer>(rank_.options_.pretend_cuda);
   std::uint32_t list_number_ = 0;
   bool released_ = false, finished_ = false;
 };
+
+Rank::Rank(Options options) : options_(std::move(options)) {}
+Rank::~Rank() = default;
+
+void Rank::forget() {
+  model_.clear();
+  kept_.clear();
+}
 
 Outcome Rank::update(const std::string& endpoint, const Fault& fault) try {
   Conversation(*this, fault).hold(endpoint);

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "tests/support/reference_rank/model.h"
 
@@ -32,27 +33,31 @@ struct Outcome {
 struct Options {
   std::string device = "HOST-0";
   bool acknowledge_only = false;                          ///< map the memory but copy nothing, for benchmarks
+  bool pretend_cuda = false;  ///< without any libcuda: memory that a CUDA handle names counts as opened, all zeros
   std::function<bool()> given_up = [] { return false; };  ///< true: leave at once, whatever the session waits for
 };
 
 class Rank {
  public:
-  explicit Rank(Options options) : options_(std::move(options)) {}
+  explicit Rank(Options options);
+  ~Rank();
 
   /// The fault applies to this update alone.
   Outcome update(const std::string& endpoint, const Fault& fault = {});
 
   const Model& model() const { return model_; }
-  void forget() { model_.clear(); }
+  void forget();  ///< the model, and what the fault keep_memory has kept
   std::uint64_t updates() const { return updates_; }  ///< completed
   std::uint64_t buckets() const { return buckets_; }  ///< lists received in all updates
 
  private:
   class Conversation;
+  class Buffer;
 
   Options options_;
   Model model_;
   std::uint64_t updates_ = 0, buckets_ = 0;
+  std::vector<std::unique_ptr<Buffer>> kept_;  ///< still mapped, by the fault keep_memory
 };
 
 }  // namespace ckptd::reference_rank

@@ -137,6 +137,10 @@ class FakeOperations final : public operations::Operations {
     status.ready = ready;
     if (!ready) status.not_ready = {"a/b@1 is loading"};
     status.engines = {engine_named("e")};
+    api::DeviceStatus device;
+    device.uuid = "HOST-0";
+    device.kind = "host";
+    status.devices = {device};
     return status;
   }
   Result<api::Reload> reload() override {

@@ -43,6 +43,12 @@ TEST_CASE("the summary of an update has one line for each engine") {
         "  e1:\n");
 }
 
+TEST_CASE("the summary of an update has its warnings") {
+  auto text = summary_of(finished("update", R"({"checkpoint":"gt@2","seconds":2.5,"engines":[
+    {"engine":"e0","seconds":2.0,"warnings":["the rank on GPU-1 gave no receipt",7]}]})"));
+  CHECK(holds(text, "    warning: the rank on GPU-1 gave no receipt\n"));
+}
+
 TEST_CASE("a summary survives whatever a result holds") {
   for (const char* kind : {"load", "update", "rollback"})
     for (const char* result :
@@ -143,6 +149,8 @@ TEST_CASE("status tells all that an operator asks for") {
   status.segment_bytes = kGiB;
   status.lock = "try";
   status.devices = {{"HOST-0", "host", 5 * kGiB, 0, kGiB}, {"HOST-1", "host", 5 * kGiB, 2 * kGiB, 0}};
+  status.devices[1].quarantined_bytes = 3 * kGiB;
+  status.devices[1].quarantine = {{3 * kGiB, "e0", {4711}, "the rank has not unmapped the memory", {}}};
   status.running_jobs = {"load-3"};
   status.in_custody = {"HOST-1 of e0"};
   status.warnings = {"gt: no fallback while load-3 runs"};
@@ -150,7 +158,8 @@ TEST_CASE("status tells all that an operator asks for") {
   auto text = show_status(status, {});
   for (const char* part :
        {"0.1.0", "pid 77", "NOT READY", "preload gt@1 is loading", "8.00 GiB budget", "3.00 GiB lent", "1.00 GiB idle",
-        "4.00 GiB not claimed", "2.00 GiB locked", "2.00 GiB NOT locked", "HOST-0", "1.00 GiB kept for the next update", "2.00 GiB in updates", "ckptctl engine add",
+        "4.00 GiB not claimed", "2.00 GiB locked", "2.00 GiB NOT locked", "HOST-0", "1.00 GiB kept for the next update", "2.00 GiB in updates",
+        "3.00 GiB in QUARANTINE", "pid 4711 of engine e0 may still map it", "not unmapped", "ckptctl engine add",
         "ckptctl job watch load-3", "HOST-1 of e0", "no fallback while load-3", "prefaulting: 3.00 GiB of 8.00 GiB"})
     CHECK(holds(text, part));
   status.lent_bytes = 100 * kGiB;  // more than the budget: no arithmetic below zero

@@ -213,6 +213,11 @@ TEST_CASE("versions and engines have series while they are there, with any name 
   engine.poisoned = "why";
   status.engines = {engine};
   status.in_custody = {"HOST-0", "HOST-1"};
+  api::DeviceStatus device;
+  device.uuid = "GPU-1";
+  device.kept_arena_bytes = 7;
+  device.quarantined_bytes = 8;
+  status.devices = {device};
   auto gone = testing::version_named("m", "1");
   gone.state = "evicted";
   auto there = testing::version_named("m", "2");
@@ -221,6 +226,12 @@ TEST_CASE("versions and engines have series while they are there, with any name 
   std::map<std::string, prometheus::MetricFamily> families;
   for (auto& family : metrics::state_families(status, {gone, there}, status.started + std::chrono::seconds(5)))
     families[family.name] = family;
+  REQUIRE(families["ckptd_arena_bytes"].metric.size() == 3);
+  CHECK(families["ckptd_arena_bytes"].metric[0].gauge.value == 0);
+  CHECK(families["ckptd_arena_bytes"].metric[1].gauge.value == 7);
+  CHECK(families["ckptd_arena_bytes"].metric[2].gauge.value == 8);
+  CHECK(families["ckptd_arena_bytes"].metric[2].label[0].value == "GPU-1");
+  CHECK(families["ckptd_arena_bytes"].metric[2].label[1].value == "quarantined");
   REQUIRE(families["ckptd_version_bytes"].metric.size() == 1);
   CHECK(families["ckptd_version_bytes"].metric[0].label[1].value == "2");
   CHECK(families["ckptd_version_bytes"].metric[0].gauge.value == 30);

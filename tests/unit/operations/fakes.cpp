@@ -21,7 +21,10 @@ class FakeSession final : public ranks::Session {
   std::optional<ranks::Peer> peer() const override { return ranks::Peer{7, 0}; }
   bool touched() const override { return false; }
 
-  Result<> offer(const device::Export&) override { return step(endpoints_.connect); }
+  Result<> offer(const device::Export& memory) override {
+    if (!device::kept_by_mapping(memory)) hold_ = endpoints_.holds[open_.device];
+    return step(endpoints_.connect);
+  }
   Result<> reload(std::span<const ranks::TensorView>, std::uint32_t) override {
     raises_ = endpoints_.fail_reload_on == open_.device;
     return step(true);
@@ -43,6 +46,7 @@ class FakeSession final : public ranks::Session {
     return Woken::acknowledged;
   }
 
+  std::shared_ptr<ranks::Hold> hold() const override { return hold_; }
   void fail(const Error&) noexcept override {
     ++endpoints_.failed;
     endpoints_.keep(open_);
@@ -58,6 +62,7 @@ class FakeSession final : public ranks::Session {
   FakeEndpoints& endpoints_;
   ranks::OpenEndpoint open_;
   Waker answered_ = *Waker::create();
+  std::shared_ptr<ranks::Hold> hold_;
   bool raises_ = false;
 };
 

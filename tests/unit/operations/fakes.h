@@ -14,6 +14,7 @@
 
 #include "daemon/fleet/engine.h"
 #include "daemon/ranks/endpoints.h"
+#include "tests/support/fake_hold.h"
 
 namespace ckptd::tests {
 
@@ -25,6 +26,7 @@ class FakeEndpoints final : public ranks::Endpoints {
   std::vector<ranks::OpenEndpoint> adopted;
   std::atomic<int> opened = 0, discarded = 0, failed = 0;
   std::string uncarriable;               ///< sentence of check_carriable
+  std::map<std::string, std::shared_ptr<FakeHold>> holds;  ///< by device; of memory that a mapping does not keep
 
   ranks::Traits traits() const override { return {}; }
   Result<> check_carriable(const weights::Manifest&) const override;

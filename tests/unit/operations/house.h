@@ -13,6 +13,7 @@
 #include "daemon/operations/make.h"
 #include "tests/support/checkpoint_files/folder.h"
 #include "tests/support/checkpoint_files/layouts.h"
+#include "tests/support/cuda_like_device.h"
 #include "tests/unit/operations/fakes.h"
 
 namespace ckptd::tests {
@@ -21,11 +22,14 @@ using namespace std::chrono_literals;
 
 struct House {
   /// Segments are of 2 MiB.
-  explicit House(std::uint64_t budget_bytes = 64 * kMiB) {
-    for (unsigned i = 0; i < 2; ++i) devices.push_back(device::host::make_host_device(i));
+  explicit House(std::uint64_t budget_bytes = 64 * kMiB, bool exports_as_gpus = false) {
+    for (unsigned i = 0; i < 2; ++i) {
+      devices.push_back(device::host::make_host_device(i));
+      if (exports_as_gpus) devices.back() = std::make_unique<CudaLikeDevice>(std::move(devices.back()));
+    }
     for (auto& each : devices) raw.push_back(each.get());
     store = *store::Store::create({.budget_bytes = budget_bytes, .lock = store::LockPolicy::off, .huge_pages = false}, raw);
-    deadlines = {1500ms, 2s, 2s, 2s, 2s};
+    deadlines = {1500ms, 2s, 2s, 2s, 2s, 2s};
     start();
   }
 
@@ -43,6 +47,7 @@ struct House {
     options.answer_grace = 200ms;
     options.bucket_bytes = 4096;
     options.arena_bytes = arena_bytes;
+    options.receipt_required = receipt_required;
     options.preloads = preloads;
     options.probe_at_start = probe_at_start;
     options.record_memory_bytes = record_memory_bytes;
@@ -107,6 +112,7 @@ struct House {
   std::shared_ptr<FakeEngine::Behaviour> behaviour = std::make_shared<FakeEngine::Behaviour>();
   pipeline::Deadlines deadlines;
   std::uint64_t arena_bytes = 0;
+  bool receipt_required = true;
   std::vector<operations::Preload> preloads;
   bool probe_at_start = false;
   std::uint64_t record_memory_bytes = kMiB;

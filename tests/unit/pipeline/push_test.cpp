@@ -9,6 +9,7 @@
 #include "daemon/device/host/host_device.h"
 #include "daemon/pipeline/arena.h"
 #include "tests/support/checkpoint_files/folder.h"
+#include "tests/support/fake_hold.h"
 #include "tests/support/shuffling_device/seed.h"
 #include "tests/support/shuffling_device/shuffling_device.h"
 #include "tests/unit/pipeline/scripted_rank.h"
@@ -43,7 +44,7 @@ struct Bench {
       devices.push_back(shuffler.wrap(device::host::make_host_device(i)));
       models.push_back(std::make_shared<tests::Model>());
     }
-    deadlines = {5s, 5s, 5s, 5s, 5s};
+    deadlines = {5s, 5s, 5s, 5s, 5s, 5s};
   }
 
   Result<> run(plan::FanOut fan_out, std::vector<Script> scripts, std::stop_token stop = {},
@@ -209,6 +210,71 @@ TEST_CASE("the first failure ends all lanes and fails every session") {
     CHECK((finished || !model->failed.empty()));
     CHECK_FALSE(model->broke_lockstep);
   }
+}
+
+TEST_CASE("a lane waits for the receipt after everything is acknowledged, and takes note of it") {
+  Bench bench(2);
+  std::vector<Script> scripts(2);
+  auto late = std::make_shared<tests::FakeHold>();
+  late->looks_until_release = 5;
+  scripts[1].hold = late;
+  REQUIRE(bench.run(plan::FanOut::independent, scripts));
+  const auto &without = bench.report.lanes[0], &with = bench.report.lanes[1];
+  CHECK(without.receipt == LaneReport::Receipt::not_needed);
+  CHECK(spans_of(without, Span::What::receipt).empty());
+  CHECK(with.receipt == LaneReport::Receipt::seen);
+  CHECK(late->looks == 6);
+  const auto spans = spans_of(with, Span::What::receipt);
+  REQUIRE(spans.size() == 1);
+  CHECK(spans_of(with, Span::What::finish).front().end <= spans[0].begin);
+  CHECK(with.receipt_seconds > 0);
+  CHECK(bench.report.holds == std::vector<std::shared_ptr<ranks::Hold>>{nullptr, nullptr});
+  for (const auto& lane : bench.report.lanes) CHECK(lane.finished);
+}
+
+TEST_CASE("a receipt that does not come is no failure: the hold is handed to the caller") {
+  Bench bench(2);
+  bench.deadlines.receipt = 100ms;
+  std::vector<Script> scripts(2);
+  scripts[0].hold = std::make_shared<tests::FakeHold>();
+  const auto start = Clock::now();
+  REQUIRE(bench.run(plan::FanOut::independent, scripts));
+  CHECK(Clock::now() - start >= 100ms);
+  CHECK(bench.report.lanes[0].receipt == LaneReport::Receipt::missing);
+  CHECK(bench.report.lanes[0].finished);
+  CHECK(bench.report.holds[0] == scripts[0].hold);
+  CHECK(bench.report.holds[1] == nullptr);
+  for (auto& model : bench.models) bench.check_model(*model);
+}
+
+TEST_CASE("a stop during the wait for a receipt ends the wait and not the success") {
+  Bench bench(1);
+  std::vector<Script> scripts(1);
+  auto hold = std::make_shared<tests::FakeHold>();
+  scripts[0].hold = hold;
+  bench.deadlines.receipt = 60s;
+  std::stop_source stop;
+  std::jthread later([&] {
+    while (hold->looks == 0) std::this_thread::sleep_for(1ms);
+    stop.request_stop();
+  });
+  const auto start = Clock::now();
+  CHECK(bench.run(plan::FanOut::independent, scripts, stop.get_token()));
+  CHECK(Clock::now() - start < 30s);
+  CHECK(bench.report.holds[0] == hold);
+}
+
+TEST_CASE("after a failure every hold is handed to the caller, and nobody waits for receipts") {
+  Bench bench(2);
+  bench.deadlines.receipt = 60s;
+  std::vector<Script> scripts(2);
+  scripts[1].fail_at_bucket = 1;
+  for (auto& script : scripts) script.hold = std::make_shared<tests::FakeHold>();
+  const auto start = Clock::now();
+  REQUIRE_FALSE(bench.run(plan::FanOut::independent, scripts));
+  CHECK(Clock::now() - start < 30s);
+  for (std::size_t i = 0; i < 2; ++i) CHECK(bench.report.holds[i] == scripts[i].hold);
+  CHECK_FALSE(bench.report.lanes[1].finished);
 }
 
 TEST_CASE("a cancel before the first bucket touches nobody") {

@@ -71,6 +71,7 @@ class ScriptedSession final : public ranks::Session {
     return Woken::acknowledged;
   }
 
+  std::shared_ptr<ranks::Hold> hold() const override { return script_.hold; }
   void fail(const Error& reason) noexcept override {
     std::lock_guard lock(model_->mutex);
     model_->failed = reason.sentence;

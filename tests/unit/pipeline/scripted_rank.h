@@ -25,6 +25,7 @@ struct Script {
   std::uint64_t seed = 1;
   std::optional<std::uint32_t> fail_at_bucket, stall_at_bucket;
   bool never_connects = false, fails_open = false, fails_finish = false;
+  std::shared_ptr<ranks::Hold> hold = nullptr;  ///< what the session has to say of its rank's mapping
 };
 
 /// What the rank has seen; outlives the session.

@@ -196,7 +196,9 @@ TEST_CASE("engine, status and preview survive the journey") {
                 .huge_page_bytes = 6,
                 .lock = "try",
                 .versions_resident = 7,
-                .devices = {{.uuid = "HOST-0", .kind = "host", .free_bytes = 8, .arena_bytes = 9, .kept_arena_bytes = 10}},
+                .devices = {{.uuid = "HOST-0", .kind = "host", .free_bytes = 8, .arena_bytes = 9, .kept_arena_bytes = 10,
+                             .quarantined_bytes = 11,
+                             .quarantine = {{.bytes = 11, .engine = "e", .pids = {12, 0}, .why = "w", .since = Time{std::chrono::seconds(13)}}}}},
                 .engines = {an_engine()},
                 .running_jobs = {"load-1"},
                 .in_custody = {"HOST-1 of e"},
@@ -207,6 +209,14 @@ TEST_CASE("engine, status and preview survive the journey") {
   CHECK(status_again->devices[0].free_bytes == 8);
   CHECK(status_again->devices[0].arena_bytes == 9);
   CHECK(status_again->devices[0].kept_arena_bytes == 10);
+  CHECK(status_again->devices[0].quarantined_bytes == 11);
+  REQUIRE(status_again->devices[0].quarantine.size() == 1);
+  const auto& held = status_again->devices[0].quarantine[0];
+  CHECK(held.bytes == 11);
+  CHECK(held.engine == "e");
+  CHECK(held.pids == std::vector<int>{12, 0});
+  CHECK(held.why == "w");
+  CHECK(held.since == Time{std::chrono::seconds(13)});
   CHECK(status_again->preloads == 3);
   CHECK(status_again->last_reload->applied == status.last_reload->applied);
   CHECK(status_again->last_reload->needs_restart == status.last_reload->needs_restart);

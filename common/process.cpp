@@ -1,0 +1,75 @@
+#include "common/process.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "common/unique_fd.h"
+
+namespace ckptd {
+namespace {
+
+/// Of /proc/PID/stat; see proc_pid_stat(5), which counts fields from 1.
+struct Stat {
+  char state = 0;             ///< field 3
+  std::uint64_t threads = 0;  ///< field 20
+  std::uint64_t started = 0;  ///< field 22
+};
+
+std::uint64_t number(std::string_view text) {
+  std::uint64_t value = 0;
+  std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
+std::optional<Stat> stat_of(int pid) {
+  UniqueFd fd(::open(fmt::format("/proc/{}/stat", pid).c_str(), O_RDONLY | O_CLOEXEC));
+  std::array<char, 1024> text;
+  const auto bytes = fd ? ::read(fd.get(), text.data(), text.size()) : -1;
+  if (bytes <= 0) return std::nullopt;
+  std::string_view rest(text.data(), static_cast<std::size_t>(bytes));
+  // The name of the program stands in parentheses and may hold any.
+  const auto name_end = rest.rfind(')');
+  if (name_end == rest.npos) return std::nullopt;
+  rest.remove_prefix(name_end + 1);
+  Stat stat;
+  for (int field = 3; field <= 22 && !rest.empty(); ++field) {
+    rest.remove_prefix(std::min(rest.find_first_not_of(' '), rest.size()));
+    const auto word = rest.substr(0, rest.find(' '));
+    if (field == 3 && !word.empty()) stat.state = word.front();
+    if (field == 20) stat.threads = number(word);
+    if (field == 22) stat.started = number(word);
+    rest.remove_prefix(word.size());
+  }
+  return stat;
+}
+
+/// A process whose first thread has ended shows as a zombie as well; the others hold its memory.
+bool has_exited(const Stat& stat) { return (stat.state == 'Z' || stat.state == 'X') && stat.threads <= 1; }
+
+}  // namespace
+
+ProcessId process_with(int pid) {
+  const auto stat = pid > 0 ? stat_of(pid) : std::nullopt;
+  return {pid, stat ? stat->started : 0};
+}
+
+bool is_gone(const ProcessId& process) {
+  if (process.pid <= 0) return false;
+  // EPERM is an answer too: there is one, of somebody else.
+  if (::kill(process.pid, 0) != 0 && errno == ESRCH) return true;
+  const auto stat = stat_of(process.pid);
+  if (!stat) return false;
+  if (process.started != 0 && stat->started != 0 && stat->started != process.started) return true;
+  return has_exited(*stat);
+}
+
+}  // namespace ckptd

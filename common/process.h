@@ -1,0 +1,25 @@
+// Whether a process that we have met is still there.
+//
+// The kernel gives numbers again, so a process is a number and the moment of its start. Where /proc does not tell the
+// latter (hidepid, another pid namespace) a number that was given again looks like the old process: alive, which is the
+// safe mistake for whoever waits for an end. Nothing here blocks.
+#pragma once
+
+#include <cstdint>
+
+namespace ckptd {
+
+struct ProcessId {
+  int pid = 0;                ///< 0: of a process that our pid namespace does not know
+  std::uint64_t started = 0;  ///< clock ticks from the machine's boot; 0: not told
+  bool operator==(const ProcessId&) const = default;
+};
+
+/// The process that has this number now.
+ProcessId process_with(int pid);
+
+/// Certain: its memory and its descriptors are given up, whether or not its parent has taken note. False when nobody can
+/// tell.
+bool is_gone(const ProcessId& process);
+
+}  // namespace ckptd
