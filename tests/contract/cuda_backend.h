@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 #include <condition_variable>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -116,8 +117,9 @@ class CudaBackend {
     const auto& cuda = std::get<device::CudaExport>(exported);
     std::string handle;
     for (const auto byte : cuda.handle) handle += fmt::format("{:02x}", byte);
-    const auto command =
-        fmt::format("'{}' '{}' {} {}", CKPTD_CUDA_IPC_READER, Of::library().path, handle, cuda.bytes);
+    // Beside this program, wherever both were copied to.
+    const auto reader = std::filesystem::read_symlink("/proc/self/exe").replace_filename("cuda_ipc_reader");
+    const auto command = fmt::format("'{}' '{}' {} {}", reader.native(), Of::library().path, handle, cuda.bytes);
     FILE* child = ::popen(command.c_str(), "w");
     if (child == nullptr) return -1;
     const bool written = std::fwrite(expected.data(), 1, expected.size(), child) == expected.size();
