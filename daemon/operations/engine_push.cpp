@@ -13,6 +13,7 @@
 #include "common/every.h"
 #include "common/units.h"
 #include "daemon/operations/accounts.h"
+#include "daemon/operations/settling.h"
 
 namespace ckptd::operations {
 namespace {
@@ -146,21 +147,6 @@ std::string_view name_of(Receipt receipt) {
   return "not needed";
 }
 
-/// One sentence for each rank that has its weights and was not seen to let go of its arena.
-std::vector<std::string> missing_receipts(const EnginePush& push, const pipeline::Report& report) {
-  std::vector<std::string> sentences;
-  for (std::size_t i = 0; i < report.lanes.size(); ++i) {
-    if (report.lanes[i].receipt != Receipt::missing || !report.holds[i]) continue;
-    sentences.push_back(fmt::format(
-        "the rank on {} (pid {}) has all weights but gave no receipt for the arena within {}: {}. {}",
-        report.lanes[i].device, report.lanes[i].pid,
-        show_seconds(std::chrono::duration<double>(push.options->deadlines.receipt).count()), report.holds[i]->why(),
-        push.options->receipt_required ? "The arena is in quarantine until it does or its process ends"
-                                       : "push.receipt is advisory, so the arena is used again"));
-  }
-  return sentences;
-}
-
 nlohmann::json report_of(const EnginePush& push, const plan::Plan& plan, const pipeline::Report& report,
                          const std::vector<std::string>& warnings, double engine_wait_seconds, double seconds) {
   auto lanes = nlohmann::json::array();
@@ -195,21 +181,6 @@ std::uint64_t common_arena_bytes(const std::vector<pipeline::ArenaLoan>& arenas,
   auto bytes = wanted_bytes;
   for (const auto& arena : arenas) bytes = std::min(bytes, arena.memory().range().bytes);
   return bytes;
-}
-
-/// What becomes of the arenas when their lanes have ended. A rank whose session did not end well has not even said that
-/// it released the memory: then a receipt is no question of configuration.
-void settle_arenas(const EnginePush& push, bool pushed, const pipeline::Report& report,
-                   std::vector<pipeline::ArenaLoan>& arenas) {
-  for (std::size_t i = 0; i < arenas.size(); ++i) {
-    const auto& hold = report.holds[i];
-    const bool counts = push.options->receipt_required || !report.lanes[i].finished;
-    if (hold && counts && !hold->let_go())
-      std::move(arenas[i]).quarantine(hold, pushed);
-    else if (pushed)
-      std::move(arenas[i]).give_back();
-  }
-  arenas.clear();  // frees what is left: nobody maps it, or a mapping keeps it
 }
 
 /// An update has succeeded when every rank acknowledged every step and the engine says so too.

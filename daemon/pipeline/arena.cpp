@@ -118,8 +118,8 @@ void Arenas::keep_if_larger(OfDevice& mine, std::unique_ptr<device::Allocation>&
 void Arenas::put_into_quarantine(const device::Device& device, std::unique_ptr<device::Allocation> memory,
                                  std::shared_ptr<ranks::Hold> hold, bool reusable) {
   const auto bytes = memory->range().bytes;
-  spdlog::warn("the arena of {} on {} goes into quarantine, neither freed nor used: the {} may still map it; {}", show_bytes(bytes),
-               device.identity().uuid, show(hold->holder()), hold->why());
+  spdlog::warn("the arena of {} on {} goes into quarantine, neither freed nor used: the {} may still map it; {}",
+               show_bytes(bytes), device.identity().uuid, show(hold->holder()), hold->why());
   std::lock_guard lock(mutex_);
   devices_[&device].lent_bytes -= bytes;
   quarantine_.push_back({&device, std::move(memory), std::move(hold), reusable, std::chrono::system_clock::now()});

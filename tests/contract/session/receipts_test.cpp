@@ -134,6 +134,42 @@ TEST_CASE("a rank that counts down twice has given no receipt") {
   CHECK(lets_go_within(*hold, kPatience));
 }
 
+TEST_CASE("a receipt that is there as soon as the memory is opened is none: the rank maps it from an earlier update") {
+  Setup setup;
+  auto rank = start_rank(*setup.session, "cached_memory");
+  must(walk(*setup.session, setup.memory, Reached::finished));
+  const auto hold = setup.session->hold();
+  REQUIRE(hold);
+  CHECK_FALSE(lets_go_within(*hold, kAMoment));
+  CHECK(hold->why().find("earlier update") != std::string::npos);
+  rank->kill();
+  CHECK(lets_go_within(*hold, kPatience));
+}
+
+TEST_CASE("two processes on one endpoint: no receipt speaks for both") {
+  Setup setup;
+  auto first = start_rank(*setup.session, "none");
+  must(walk(*setup.session, setup.memory, Reached::reloaded));
+  auto second = start_rank(*setup.session, "none");
+  const auto deadline = Deadline::in(kPatience);
+  Result<Session::Woken> looked = Session::Woken::by_waker;
+  while (!deadline.passed()) {
+    looked = setup.session->wait({}, Deadline::in(20ms));
+    if (!looked && looked.error().kind != ErrorKind::timed_out) break;
+  }
+  REQUIRE_FALSE(looked);
+  setup.session->fail(looked.error());
+  const auto hold = setup.session->hold();
+  REQUIRE(hold);
+  CHECK(hold->holder().processes.size() == 2);
+  CHECK(first->receive().at("ok") == false);  // it has dropped the memory and counted
+  CHECK_FALSE(lets_go_within(*hold, kAMoment));
+  first->kill();
+  CHECK_FALSE(lets_go_within(*hold, kAMoment));
+  second->kill();
+  CHECK(lets_go_within(*hold, kPatience));
+}
+
 TEST_CASE("a session that failed has a hold: a closed socket proves nothing, the receipt or the process's end does") {
   Setup setup;
   auto rank = start_rank(*setup.session, "none");

@@ -129,6 +129,12 @@ class Rank::Buffer {
     counter_file_.clear();
   }
 
+  /// As torch does for memory that it has mapped because of an earlier offer: that one's counter is the mapping's.
+  void count_at_once() {
+    count_down(counter_file_, counter_);
+    counts = 0;
+  }
+
   /// What is in it now.
   std::span<const std::byte> content() {
     if (!pretended_.empty()) return pretended_;
@@ -177,7 +183,8 @@ class Rank::Buffer {
 bool Fault::is_known(const std::string& kind) {
   static constexpr std::array kKinds{"none",           "fail_load",    "stall",         "die",  "fail_open",
                                      "fail_post_hook", "connect_late", "connect_twice", "slow", "slow_post_hook",
-                                     "keep_memory",    "unmap_late",   "count_twice"};
+                                     "keep_memory",    "unmap_late",   "count_twice",
+                                     "cached_memory"};
   return std::ranges::find(kKinds, kind) != kKinds.end();
 }
 
@@ -213,6 +220,7 @@ class Rank::Conversation {
       auto handle = receive();
       if (fault_.kind == "fail_open") throw PythonError("RuntimeError", "the fault fail_open was asked for");
       buffer_->open(handle, rank_.options_.device);
+      if (fault_.kind == "cached_memory") buffer_->count_at_once();
       send("");
     } catch (const PythonError& error) {
       send(error.traceback());
