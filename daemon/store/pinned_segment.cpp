@@ -4,11 +4,13 @@
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
+#include "common/host_memory.h"
 #include "common/units.h"
 #include "daemon/store/lock_limit.h"
 #include "daemon/store/numa_placement.h"
@@ -27,6 +29,26 @@ std::string show_lock_limit() {
   rlimit limit{};
   if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return "unlimited";
   return show_bytes(limit.rlim_cur);
+}
+
+/// At an address where huge pages can begin; the kernel need not choose one by itself. As mmap() in all else.
+void* map_aligned(int fd, std::uint64_t bytes) {
+  void* reserved = mmap(nullptr, bytes + kHugePageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return reserved;
+  auto* const begin = static_cast<std::byte*>(reserved);
+  auto* const at = begin + (kHugePageBytes - reinterpret_cast<std::uintptr_t>(begin) % kHugePageBytes) % kHugePageBytes;
+  void* const mapped = mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+  if (mapped == MAP_FAILED) {
+    const int error_number = errno;
+    munmap(reserved, bytes + kHugePageBytes);
+    errno = error_number;
+    return mapped;
+  }
+  const auto page_bytes = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  auto* const end = at + round_up(bytes, page_bytes);
+  if (at != begin) munmap(begin, static_cast<std::size_t>(at - begin));
+  if (end < begin + bytes + kHugePageBytes) munmap(end, static_cast<std::size_t>(begin + bytes + kHugePageBytes - end));
+  return mapped;
 }
 
 }  // namespace
@@ -63,14 +85,14 @@ Result<> PinnedSegment::map_memfd(std::uint64_t bytes, bool huge_pages) {
   if (fcntl(memfd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
     return failed("sealing", description_.number, bytes);
   // Mapping huge pages reserves them (and fails without), so that touching them cannot miss.
-  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memfd_.get(), 0);
+  void* address = map_aligned(memfd_.get(), bytes);
   if (address == MAP_FAILED) return failed("mmap", description_.number, bytes);
   description_.memfd = memfd_.get();
   description_.memory = {static_cast<std::byte*>(address), bytes};
   description_.huge_pages = huge_pages;
   madvise(address, bytes, MADV_DONTDUMP);  // weights in a core dump help nobody and fill the disk
-  // Where the machine lets shared memory ask for them (shmem_enabled: advise), huge pages take most of the work out of
-  // direct reads and of touching.
+  // Where the machine lets shared memory ask for them (shmem_enabled: advise), touching brings huge pages at once; else it
+  // gathers the small ones afterwards, see touch.h.
   if (!huge_pages) madvise(address, bytes, MADV_HUGEPAGE);
   return {};
 }

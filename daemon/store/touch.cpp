@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/host_memory.h"
 #include "common/units.h"
 
 namespace ckptd::store {
@@ -32,6 +33,18 @@ int populate(std::span<std::byte> piece) {
   return 0;
 }
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25  // Linux 6.1, and headers of C libraries later than that
+#endif
+
+/// Puts what was touched into huge pages as far as there are any; the content stays. Unlike MADV_HUGEPAGE the kernel does
+/// this for shared memory whatever shmem_enabled says. It is a favour: without it everything works, more slowly.
+void gather_in_huge_pages(std::span<std::byte> piece) {
+  const auto begin = round_up(reinterpret_cast<std::uintptr_t>(piece.data()), kHugePageBytes);
+  const auto end = (reinterpret_cast<std::uintptr_t>(piece.data()) + piece.size()) / kHugePageBytes * kHugePageBytes;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_COLLAPSE);
+}
+
 /// What the touching threads share.
 struct Work {
   std::span<std::byte> memory;
@@ -49,6 +62,7 @@ struct Work {
       error_number = error;
       return false;
     }
+    gather_in_huge_pages(piece);
     done += piece.size();
     return true;
   }

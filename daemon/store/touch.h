@@ -1,4 +1,7 @@
 // First touch: makes the kernel find a page for every address, by several threads, so that no later access can fault.
+//
+// Small pages are gathered in huge ones (MADV_COLLAPSE, Linux 6.1) where the mapping has room for them and the kernel finds
+// some: a direct read into 4 KiB pages falls into many small requests. Decision 0010 has what it costs and brings.
 #pragma once
 
 #include <cstddef>
