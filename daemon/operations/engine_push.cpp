@@ -221,7 +221,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   auto engine = CKPTD_TRY(parts_.make_engine(push.kind, push.engine, push.endpoint));
   // Asked while everything else is made ready, if there is a thread for it; needed before the engine is called.
   auto ping = std::async(std::launch::async | std::launch::deferred,
-                         [&] { return engine->ping(push.options->ping_timeout); });
+                         [&] { return engine->observe(push.options->ping_timeout); });
 
   job.stage(push.engine, "allocating the arena");
   auto arenas = CKPTD_TRY(timed("arena", [&] { return borrow_arenas(push, contents.manifest); }));

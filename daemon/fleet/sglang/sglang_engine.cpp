@@ -28,12 +28,12 @@ class SglangEngine final : public Engine {
     return answer;
   }
 
-  Result<> ping(std::chrono::milliseconds timeout) override {
+  Result<Observation> observe(std::chrono::milliseconds timeout) override {
     auto response = exchange({.target = std::string(wire::kPingTarget)}, timeout, {});
     if (!response) return std::unexpected(std::move(response).error());
     // A server with a key answers 401 here and is alive all the same; the update itself says what it lacks.
     bool alive = response->status == 200 || response->status == 401 || response->status == 403;
-    if (alive) return {};
+    if (alive) return Observation{.state = Observation::State::serving, .weight_version = {}, .listener = {}};
     return fail(ErrorKind::unavailable, "{}: GET {} was answered with {}; is this an SGLang server?", who(),
                 wire::kPingTarget, response->status);
   }

@@ -122,9 +122,9 @@ Result<std::string> FakeEngine::call_update(const fleet::UpdateCall& call, std::
   return fail(ErrorKind::cancelled, "engine fake: the call was given up");
 }
 
-Result<> FakeEngine::ping(std::chrono::milliseconds) {
+Result<fleet::Observation> FakeEngine::observe(std::chrono::milliseconds) {
   if (behaviour_->gone) return fail(ErrorKind::unavailable, "engine fake: nobody listens");
-  return {};
+  return fleet::Observation{.state = fleet::Observation::State::serving, .weight_version = {}, .listener = {}};
 }
 
 }  // namespace ckptd::tests

@@ -69,7 +69,7 @@ class FakeEngine final : public fleet::Engine {
 
   Result<std::string> call_update(const fleet::UpdateCall& call, std::chrono::milliseconds timeout,
                                   std::stop_token stop) override;
-  Result<> ping(std::chrono::milliseconds timeout) override;
+  Result<fleet::Observation> observe(std::chrono::milliseconds timeout) override;
 
  private:
   std::shared_ptr<Behaviour> behaviour_;

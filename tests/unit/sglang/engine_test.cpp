@@ -78,7 +78,7 @@ TEST_CASE("an engine that is not there, breaks off, talks nonsense or too much")
   http::Endpoint nobody{.host = {}, .port = 0, .unix_path = "/tmp/ckptd-test-nobody-listens-here"};
   auto absent = fleet::sglang::make_engine("sglang-1", nobody);
   CHECK(absent->call_update(kCall, kLong, {}).error().kind == ErrorKind::unavailable);
-  auto ping = absent->ping(kLong);
+  auto ping = absent->observe(kLong);
   REQUIRE_FALSE(ping);
   CHECK(ping.error().kind == ErrorKind::unavailable);
   CHECK(names(ping.error(), "sglang-1"));
@@ -114,7 +114,7 @@ TEST_CASE("ping: a server that answers is there, even if it wants a key") {
     auto request = testing::read_request(fd);
     testing::write_all(fd, testing::answer(request.starts_with("GET /ping ") ? status : "418 Wrong", ""));
   });
-  auto ping = fleet::sglang::make_engine("sglang-0", peer.endpoint())->ping(kLong);
+  auto ping = fleet::sglang::make_engine("sglang-0", peer.endpoint())->observe(kLong);
   CHECK(ping.has_value() == alive);
   if (!alive) CHECK(names(ping.error(), "sglang-0"));
 }
