@@ -137,3 +137,27 @@ class Cuda(harness.Case):
 
 if __name__ == "__main__":
     harness.main()
+    def test_an_instance_of_a_divided_gpu_has_its_engine_in_either_spelling(self):
+        """CUDA and NVML say MIG-..., SGLang asks for GPU- and the digits of the instance."""
+        instance = "MIG-fa4ec0da-ab00-0000-0000-000000000001"
+        engine, source = self.gpus(["GPU-" + instance[4:]]), self.llama()
+        daemon = self.daemon(self.config(), environment={"CKPTD_FAKE_CUDA_MIG": "1"})
+        self.assertEqual([device["uuid"] for device in daemon.must("status")["devices"]], [GPUS[0], instance])
+        daemon.add_engine("sglang", engine, "m", [instance])
+        daemon.load("m@1", source)
+        report = self.update(daemon, engine, source)
+        self.assertEqual([lane["device"] for lane in report["lanes"]], [instance])
+        other = self.gpus([instance])
+        daemon.must("engine", "remove", "sglang")
+        daemon.add_engine("nvml", other, "m", [instance])
+        self.update(daemon, other, source)
+        self.end(daemon)
+
+    def test_a_gpu_that_is_not_there_is_a_wrong_configuration_which_systemd_does_not_try_again(self):
+        self.check_start_fails("invalid_argument", ["GPU-12345678", GPUS[0], GPUS[1], "[cuda] devices"],
+                               self.config(cuda={"devices": ["GPU-12345678-0000-0000-0000-000000000000"]}))
+        with open(os.path.join(harness.ROOT, "systemd", "ckptd.service.in"), encoding="utf-8") as file:
+            stay, = [line for line in file if line.startswith("RestartPreventExitStatus=")]
+        never = {EXIT[kind] for kind in ("invalid_argument", "denied", "unsupported")}
+        self.assertEqual({int(code) for code in stay.split("=")[1].split()}, never)
+
