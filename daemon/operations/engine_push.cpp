@@ -205,6 +205,18 @@ Result<> judge(const EnginePush& push, const Result<>& pushed, const Result<std:
 
 /// As judge() has it: the ranks' side is well, or was only ended because of what the engine had said.
 bool engine_failed(const Result<>& pushed, bool cancelled) {
+std::vector<int> nodes_of(const EnginePush& push) {
+  std::vector<int> nodes;
+  for (const auto* device : push.devices) nodes.push_back(device->identity().numa_node);
+  return nodes;
+}
+
+std::vector<int> nodes_of(const catalogue::Contents& contents) {
+  std::vector<int> nodes;
+  for (const auto& held : contents.memory) nodes.push_back(held.segment->numa_node);
+  return nodes;
+}
+
   return pushed || (pushed.error().kind == ErrorKind::cancelled && !cancelled);
 }
 
@@ -339,7 +351,9 @@ Result<plan::Plan> Service::plan_push(const EnginePush& push, const catalogue::C
                          {.members = static_cast<std::uint32_t>(push.devices.size()),
                           .arena_bytes = arena_bytes,
                           .packing = packing(push),
-                          .fan_out = fan_out(push)});
+                          .fan_out = fan_out(push),
+                          .member_nodes = nodes_of(push),
+                          .segment_nodes = nodes_of(contents)});
 }
 
 Result<std::vector<pipeline::Lane>> Service::open_lanes(const EnginePush& push, plan::FanOut fan_out,
