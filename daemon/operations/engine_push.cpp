@@ -14,6 +14,8 @@
 #include "common/units.h"
 #include "daemon/operations/accounts.h"
 #include "daemon/operations/settling.h"
+#include "daemon/pipeline/receipts.h"
+#include "daemon/records/attribution.h"
 
 namespace ckptd::operations {
 namespace {
@@ -203,8 +205,6 @@ Result<> judge(const EnginePush& push, const Result<>& pushed, const Result<std:
   return std::unexpected(std::move(error));
 }
 
-/// As judge() has it: the ranks' side is well, or was only ended because of what the engine had said.
-bool engine_failed(const Result<>& pushed, bool cancelled) {
 std::vector<int> nodes_of(const EnginePush& push) {
   std::vector<int> nodes;
   for (const auto* device : push.devices) nodes.push_back(device->identity().numa_node);
@@ -217,6 +217,8 @@ std::vector<int> nodes_of(const catalogue::Contents& contents) {
   return nodes;
 }
 
+/// As judge() has it: the ranks' side is well, or was only ended because of what the engine had said.
+bool engine_failed(const Result<>& pushed, bool cancelled) {
   return pushed || (pushed.error().kind == ErrorKind::cancelled && !cancelled);
 }
 
@@ -277,12 +279,26 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   }();
   const auto ranks_done = Clock::now();
   steps.end(ranks_done);
-  note_push(account, report, progress);
-  tell_stages(job, push.engine, report);
-  const auto warnings = missing_receipts(push, report);
-  for (const auto& warning : warnings) spdlog::warn("{}: {}: {}", job.id(), push.engine, warning);
-  settle_arenas(push, pushed.has_value(), report, arenas);
-  if (!pushed && !written_down) return std::unexpected(pushed.error());
+  // After the outcome is written down: a daemon that dies while ranks are waited for leaves it as it is.
+  const auto see_to_arenas = [&] {
+    if (pushed && std::ranges::any_of(report.holds, [](const auto& hold) { return hold != nullptr; })) {
+      job.stage(push.engine, "waiting for the ranks to unmap the arena");
+      steps.timed(std::string(records::kReceiptStep), [&] {
+        pipeline::await_receipts(report, Deadline::in(push.options->deadlines.receipt), job.stop());
+        return 0;
+      });
+    }
+    note_push(account, report, progress);
+    tell_stages(job, push.engine, report);
+    auto warnings = missing_receipts(push, report);
+    for (const auto& warning : warnings) spdlog::warn("{}: {}: {}", job.id(), push.engine, warning);
+    settle_arenas(push, pushed.has_value(), report, arenas);
+    return warnings;
+  };
+  if (!pushed && !written_down) {
+    see_to_arenas();
+    return std::unexpected(pushed.error());
+  }
 
   steps.begin("answer", ranks_done);
   job.stage(push.engine, "waiting for the engine's answer");
@@ -295,12 +311,15 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     account.engine_failed = engine_failed(pushed, job.stop().stop_requested());
     write_failure(push, job.id(), verdict.error(), progress.touched);
     return std::unexpected(verdict.error());
+    see_to_arenas();
   }
   steps.end();
   const auto engine_wait_seconds = seconds_since(ranks_done);
-  CKPTD_TRY(timed("journal", [&] { return write_success(push, job.id()); }));
+  const auto written = timed("journal", [&] { return write_success(push, job.id()); });
   const auto seconds = seconds_since(start);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
+  const auto warnings = see_to_arenas();
+  CKPTD_TRY(written);
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());
   return report_of(push, plan, report, warnings, engine_wait_seconds, seconds);
 }
