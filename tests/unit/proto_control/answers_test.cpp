@@ -50,7 +50,7 @@ Engine an_engine() {
 JobRecord a_record() {
   JobRecord record{.job = "update-3", .kind = "update", .state = "failed", .seconds = 2.5};
   LaneRecord lane{.device = "HOST-0", .pid = 47, .bytes = 5, .buckets_uploaded = 3, .buckets_reloaded = 2, .bounded_by = "reload"};
-  lane.stages = {{"upload", 0.5, 5, 10, 0.25}, {"connect", 0.25, 0, 0, std::nullopt}};
+  lane.stages = {{"upload", 0.5, 5, 10, 40, 0.25}, {"connect", 0.25, 0, 0, std::nullopt}};
   lane.shares = {{"reload", 2, "the rank on HOST-0 (pid 47)"}};
   PushRecord push{.engine = "e", .state = "failed", .seconds = 2.25, .bytes = 7, .buckets = 4, .bucket_bytes = 2, .arena_bytes = 9,
                   .copy_runs = 6, .fan_out = "broadcast", .bounded_by = "reload", .because = "of it"};
@@ -302,8 +302,10 @@ TEST_CASE("a record survives the journey, and its JSON has the members that prog
   const auto& record = wire["record"];
   CHECK(record["engines"][0]["bounded_by"] == "reload");
   CHECK(record["engines"][0]["lanes"][0]["stages"][0] ==
-        json{{"name", "upload"}, {"seconds", 0.5}, {"bytes", 5}, {"bytes_per_second", 10.0}, {"share_of_peak", 0.25}});
-  CHECK_FALSE(record["engines"][0]["lanes"][0]["stages"][1].contains("share_of_peak"));
+        json{{"name", "upload"}, {"seconds", 0.5}, {"bytes", 5}, {"bytes_per_second", 10.0},
+             {"peak_bytes_per_second", 40.0}, {"share_of_peak", 0.25}});
+  for (const auto* member : {"share_of_peak", "peak_bytes_per_second"})
+    CHECK_FALSE(record["engines"][0]["lanes"][0]["stages"][1].contains(member));
   CHECK(record["engines"][0]["error"]["kind"] == "peer_failed");
   CHECK(record["load"]["page_cache_bytes"] == 2);
   auto back = parse_job(json::parse(wire.dump()));
