@@ -121,6 +121,13 @@ struct Quarantine {
   Time since{};
 };
 
+/// That nothing of a device works any more until the daemon is restarted.
+struct LostDevice {
+  Time since{};
+  std::string why;     ///< one sentence: the call that failed first, and what to do
+  std::string vendor;  ///< the driver's own word for it
+};
+
 struct DeviceStatus {
   std::string uuid, kind;
   std::uint64_t free_bytes = 0;
