@@ -111,8 +111,12 @@ Groups::~Groups() {
   pool_->drain();
 }
 
-void Groups::close() noexcept {
-  pool_->close();
+std::size_t Groups::drop_idle() noexcept {
+  return pool_->drop_idle();
+}
+
+void Groups::close(Deadline by) noexcept {
+  pool_->close(by);
 }
 
 std::size_t Groups::epochs() const {

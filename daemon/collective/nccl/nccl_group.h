@@ -38,8 +38,13 @@ class Groups {
   Result<std::vector<std::unique_ptr<Member>>> make_group(const std::vector<device::Device*>& devices,
                                                           const std::vector<std::string>& names);
 
-  /// Makes no more groups, and ends the wait of who makes one.
-  void close() noexcept;
+  /// Lets go of the sets that wait for their next group, and with them of their memory of the GPUs; how many. Blocks for
+  /// nobody: their own threads finish them.
+  std::size_t drop_idle() noexcept;
+
+  /// Makes no more groups, and ends the wait of who makes one. Who waits for a group's end or step waits no longer than until
+  /// `by`, and ~Groups() not longer either, or half a second: NCCL may hang.
+  void close(Deadline by) noexcept;
 
   /// How many sets were made so far, and how many wait for their next group.
   std::size_t epochs() const;

@@ -24,7 +24,9 @@ class Pool {
                                                 const std::vector<std::string>& names);
   /// Of a group that ended well.
   void give_back(std::shared_ptr<Communicators> communicators) noexcept;
-  void close() noexcept;
+  /// Finishes those that wait for their next group; how many.
+  std::size_t drop_idle() noexcept;
+  void close(Deadline by) noexcept;
   /// Waits until all have ended, as ~Groups() says.
   void drain();
 
