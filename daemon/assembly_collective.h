@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/deadline.h"
 #include "common/result.h"
 #include "daemon/collective/group.h"
 #include "daemon/config/config.h"

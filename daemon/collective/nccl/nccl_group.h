@@ -30,7 +30,7 @@ class Groups {
   Groups(const Groups&) = delete;
   Groups& operator=(const Groups&) = delete;
   /// Finishes the communicators that nobody uses. Waits for all to end, not longer than Patience::drain and three times
-  /// Patience::stuck; what has not ended then is left to the end of the process.
+  /// Patience::stuck, nor than until close() said; what has not ended then is left to the end of the process.
   ~Groups();
 
   /// One member for each device, in order; `names` are for messages ("GPU-1f..."). The first group of these devices

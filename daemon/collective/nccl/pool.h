@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,7 +45,7 @@ class Pool {
   const Patience patience_;
 
   mutable std::mutex mutex_;
-  bool closed_ = false;
+  std::optional<Deadline> closed_by_;  // since close()
   std::size_t epochs_ = 0;
   std::vector<std::shared_ptr<Communicators>> idle_;  // the oldest first
   std::vector<std::weak_ptr<Communicators>> all_;     // those that may not have ended
