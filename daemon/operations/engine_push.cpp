@@ -14,6 +14,8 @@
 #include "common/units.h"
 #include "daemon/operations/accounts.h"
 #include "daemon/operations/settling.h"
+#include "daemon/pipeline/receipts.h"
+#include "daemon/records/attribution.h"
 
 namespace ckptd::operations {
 namespace {
@@ -203,6 +205,18 @@ Result<> judge(const EnginePush& push, const Result<>& pushed, const Result<std:
   return std::unexpected(std::move(error));
 }
 
+std::vector<int> nodes_of(const EnginePush& push) {
+  std::vector<int> nodes;
+  for (const auto* device : push.devices) nodes.push_back(device->identity().numa_node);
+  return nodes;
+}
+
+std::vector<int> nodes_of(const catalogue::Contents& contents) {
+  std::vector<int> nodes;
+  for (const auto& held : contents.memory) nodes.push_back(held.segment->numa_node);
+  return nodes;
+}
+
 /// As judge() has it: the ranks' side is well, or was only ended because of what the engine had said.
 bool engine_failed(const Result<>& pushed, bool cancelled) {
   return pushed || (pushed.error().kind == ErrorKind::cancelled && !cancelled);
@@ -214,6 +228,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
                                                UpdateJob& job, records::PushAccount& account) {
   const auto start = Clock::now();
   auto& steps = account.steps;
+  CKPTD_TRY(check_not_lost(push));
   // A step of the record is a stage of the job. Steps run one after the other, on whatever thread.
   const auto timed = [&](const char* step, auto run) {
     return steps.timed(step, [&] { return job.timed(push.engine, step, run); });
@@ -265,12 +280,26 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   }();
   const auto ranks_done = Clock::now();
   steps.end(ranks_done);
-  note_push(account, report, progress);
-  tell_stages(job, push.engine, report);
-  const auto warnings = missing_receipts(push, report);
-  for (const auto& warning : warnings) spdlog::warn("{}: {}: {}", job.id(), push.engine, warning);
-  settle_arenas(push, pushed.has_value(), report, arenas);
-  if (!pushed && !written_down) return std::unexpected(pushed.error());
+  // After the outcome is written down: a daemon that dies while ranks are waited for leaves it as it is.
+  const auto see_to_arenas = [&] {
+    if (pushed && std::ranges::any_of(report.holds, [](const auto& hold) { return hold != nullptr; })) {
+      job.stage(push.engine, "waiting for the ranks to unmap the arena");
+      steps.timed(std::string(records::kReceiptStep), [&] {
+        pipeline::await_receipts(report, Deadline::in(push.options->deadlines.receipt), job.stop());
+        return 0;
+      });
+    }
+    note_push(account, report, progress);
+    tell_stages(job, push.engine, report);
+    auto warnings = missing_receipts(push, report);
+    for (const auto& warning : warnings) spdlog::warn("{}: {}: {}", job.id(), push.engine, warning);
+    settle_arenas(push, pushed.has_value(), report, arenas);
+    return warnings;
+  };
+  if (!pushed && !written_down) {
+    see_to_arenas();
+    return std::unexpected(pushed.error());
+  }
 
   steps.begin("answer", ranks_done);
   job.stage(push.engine, "waiting for the engine's answer");
@@ -282,12 +311,15 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     steps.end();
     account.engine_failed = engine_failed(pushed, job.stop().stop_requested());
     write_failure(push, job.id(), verdict.error(), progress.touched);
+    see_to_arenas();
     return std::unexpected(verdict.error());
   }
   steps.end();
   const auto engine_wait_seconds = seconds_since(ranks_done);
-  CKPTD_TRY(timed("journal", [&] { return write_success(push, job.id()); }));
+  const auto written = timed("journal", [&] { return write_success(push, job.id()); });
   const auto seconds = seconds_since(start);
+  const auto warnings = see_to_arenas();
+  CKPTD_TRY(written);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());
   return report_of(push, plan, report, warnings, engine_wait_seconds, seconds);
@@ -339,7 +371,9 @@ Result<plan::Plan> Service::plan_push(const EnginePush& push, const catalogue::C
                          {.members = static_cast<std::uint32_t>(push.devices.size()),
                           .arena_bytes = arena_bytes,
                           .packing = packing(push),
-                          .fan_out = fan_out(push)});
+                          .fan_out = fan_out(push),
+                          .member_nodes = nodes_of(push),
+                          .segment_nodes = nodes_of(contents)});
 }
 
 Result<std::vector<pipeline::Lane>> Service::open_lanes(const EnginePush& push, plan::FanOut fan_out,

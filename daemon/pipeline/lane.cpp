@@ -1,7 +1,5 @@
 #include "daemon/pipeline/lane.h"
 
-#include <poll.h>
-
 #include <algorithm>
 #include <array>
 #include <functional>
@@ -37,7 +35,7 @@ class Runner {
       bucket_bytes_.push_back(bytes);
     }
     views_.reserve(most_tensors);
-    report_.spans.reserve(2 * buckets_.size() + 4);  // an upload and a reload each, connect, release, finish, receipt
+    report_.spans.reserve(2 * buckets_.size() + 3);  // an upload and a reload each, connect, release, finish
     return {};
   }
 
@@ -47,7 +45,6 @@ class Runner {
     CKPTD_TRY(push());
     CKPTD_TRY(close());
     report_.finished = true;
-    await_receipt();
     return {};
   }
 
@@ -60,7 +57,6 @@ class Runner {
   }
 
  private:
-  static constexpr std::chrono::milliseconds kFirstLook{1}, kLastLook{32};  ///< for a receipt
   static constexpr std::uint32_t kUploadsAhead = 16;  ///< bounds the events; the arena's slots bound it more often
 
   struct Upload {
@@ -78,7 +74,6 @@ class Runner {
     const auto seconds = std::chrono::duration<double>(step_->end - step_->begin).count();
     if (step_->what == Span::What::connect) report_.connect_seconds = seconds;
     if (step_->what == Span::What::release || step_->what == Span::What::finish) report_.finish_seconds += seconds;
-    if (step_->what == Span::What::receipt) report_.receipt_seconds = seconds;
     report_.spans.push_back(*step_);
     step_.reset();
   }
@@ -224,26 +219,6 @@ class Runner {
     return step(Span::What::finish, [&] { return lane_.session->finish(); }, all_.deadlines.finish);
   }
 
-  /// The rank's last word was spoken, so this is looked for and not heard. Most have unmapped the memory before they
-  /// acknowledged the release; checkpoint-engine before 0.4.0 does it after its last acknowledgement.
-  void await_receipt() {
-    const auto hold = lane_.session->hold();
-    if (!hold) return;
-    begin_step(Span::What::receipt);
-    const auto deadline = Deadline::in(all_.deadlines.receipt);
-    report_.receipt = LaneReport::Receipt::missing;
-    for (auto pause = kFirstLook;; pause = std::min(2 * pause, kLastLook)) {
-      if (hold->let_go()) {
-        report_.receipt = LaneReport::Receipt::seen;
-        break;
-      }
-      if (deadline.passed() || all_.stopped().stop_requested()) break;
-      pollfd stop{stop_waker_.fd(), POLLIN, 0};
-      ::poll(&stop, 1, deadline.earlier(Deadline::in(pause)).poll_timeout_ms());
-    }
-    end_step();
-  }
-
   Lane& lane_;
   Together& all_;
   LaneReport& report_;
@@ -281,7 +256,8 @@ Result<> prepared_run(Lane& lane, Together& together, LaneReport& report) {
 void run_lane(Lane& lane, Together& together, LaneReport& report, std::shared_ptr<ranks::Hold>& hold) {
   const auto outcome = prepared_run(lane, together, report);
   if (outcome) {
-    if (report.receipt == LaneReport::Receipt::missing) hold = lane.session->hold();
+    hold = lane.session->hold();
+    if (hold) report.receipt = LaneReport::Receipt::missing;  // until somebody looks
     return;
   }
   together.failed(outcome.error());

@@ -58,7 +58,7 @@ class Together {
 };
 
 /// Runs a lane to its end on the calling thread. After an error the session has been failed, or discarded if nobody was
-/// told of it, and the error is kept in `together`. `hold` is who may still map the arena then, or null.
+/// told of it, and the error is kept in `together`. `hold` is who may still map the arena, or null.
 void run_lane(Lane& lane, Together& together, LaneReport& report, std::shared_ptr<ranks::Hold>& hold);
 
 }  // namespace ckptd::pipeline

@@ -46,7 +46,7 @@ struct Deadlines {
   std::chrono::milliseconds release{60'000};
   std::chrono::milliseconds finish{600'000};  ///< post hook: quantisation may be slow
   std::chrono::milliseconds upload{60'000};   ///< one bucket onto the device, or one step of the collective
-  std::chrono::milliseconds receipt{5'000};   ///< after the finish, until the rank's memory is seen to be unmapped
+  std::chrono::milliseconds receipt{5'000};   ///< after the push, until the rank's memory is seen to be unmapped
 };
 
 /// Counted by the lanes, read by anybody.
@@ -66,7 +66,7 @@ struct Span {
     reload,   ///< the rank loads a bucket: from the announcement until its acknowledgement
     release,
     finish,
-    receipt,  ///< everything is acknowledged: until the rank is seen to have unmapped the memory
+    receipt,  ///< after the push: until the rank is seen to have unmapped the memory, see receipts.h
   };
   What what = What::connect;
   std::uint32_t bucket = 0;  ///< of upload and reload
@@ -78,7 +78,7 @@ struct LaneReport {
   enum class Receipt : std::uint8_t {
     not_needed,  ///< a mapping keeps the memory, or the lane did not come so far
     seen,
-    missing,     ///< by the deadline: the rank may still map the memory
+    missing,     ///< nobody has seen it: the rank may still map the memory
   };
   std::string device;
   int pid = 0;
@@ -87,7 +87,7 @@ struct LaneReport {
   double upload_wait_seconds = 0, reload_wait_seconds = 0;  ///< the lane's thread was idle, waiting for this
   double push_seconds = 0;      ///< from then until the last bucket was acknowledged
   double finish_seconds = 0;    ///< release and finish
-  double receipt_seconds = 0;   ///< from then until the receipt was seen, or its deadline
+  double receipt_seconds = 0;   ///< from when somebody looked for it until it was seen, or the deadline
   bool finished = false;        ///< every step was acknowledged
   Receipt receipt = Receipt::not_needed;
   std::vector<Span> spans;      ///< in the order of their ends
@@ -95,7 +95,8 @@ struct LaneReport {
 
 struct Report {
   std::vector<LaneReport> lanes;
-  /// By lane: the hold on its arena, which then may be neither freed nor used until Hold::let_go(). Null: nobody's.
+  /// By lane: the hold on its arena, which then may be neither freed nor used until Hold::let_go(). Null: nobody's, or it
+  /// has let go.
   std::vector<std::shared_ptr<ranks::Hold>> holds;
   double seconds = 0;
 };
@@ -111,8 +112,8 @@ struct Gates {
 };
 
 /// Blocks until every rank acknowledged every step, or the first failure, or a stop request (cancelled). `report` is
-/// filled either way, with as much as happened. A receipt that is missing at its deadline is no failure: the ranks have
-/// their weights.
+/// filled either way, with as much as happened. Receipts are not waited for: the ranks have their weights, and whoever
+/// called writes that down before await_receipts().
 Result<> push(const plan::Plan& plan, const weights::Manifest& manifest, const Resting& resting,
               std::vector<Lane> lanes, const Deadlines& deadlines, const Gates& gates, Progress& progress,
               std::stop_token stop, Report& report);
