@@ -38,12 +38,12 @@ class EngineCall {
           answered(answer);
         }) {}
 
-  /// The answer, if it comes in time; otherwise the call is given up.
-  Result<std::string> answer_within(std::chrono::milliseconds grace, const std::string& engine) {
-    if (answer_.wait_for(grace) == std::future_status::ready) return answer_.get();
+  /// The answer, if it comes in time; otherwise the call is given up. `limit` is when it should have been there.
+  Result<std::string> answer_by(Clock::time_point limit, Clock::time_point ranks_done, const std::string& engine) {
+    if (answer_.wait_until(limit) == std::future_status::ready) return answer_.get();
     thread_.request_stop();
     return fail(ErrorKind::timed_out, "engine {} did not answer within {} after its ranks had finished", engine,
-                show_seconds(std::chrono::duration<double>(grace).count()));
+                show_seconds(std::chrono::duration<double>(Clock::now() - ranks_done).count()));
   }
 
  private:
@@ -87,11 +87,17 @@ class RanksEnd {
   std::jthread timer_;
 };
 
-void tell(UpdateJob& job, const EnginePush& push, const pipeline::Progress& progress) {
+std::string stage_of(const EnginePush& push, const pipeline::Progress& progress) {
   const auto connected = progress.connected.load();
-  job.stage(push.engine, connected < push.devices.size()
-                             ? fmt::format("waiting for ranks ({} of {})", connected, push.devices.size())
-                             : "pushing");
+  if (connected < push.devices.size()) return fmt::format("waiting for ranks ({} of {})", connected, push.devices.size());
+  if (progress.finished < push.devices.size()) return "pushing";
+  if (const auto returned = progress.returned.load(); returned > 0)
+    return fmt::format("waiting for the engine's answer ({} ranks came back for another session)", returned);
+  return "waiting for the engine's answer";
+}
+
+void tell(UpdateJob& job, const EnginePush& push, const pipeline::Progress& progress) {
+  job.stage(push.engine, stage_of(push, progress));
   job.reloaded(push.engine, progress.reloaded_bytes);
 }
 
@@ -155,6 +161,7 @@ nlohmann::json report_of(const EnginePush& push, const plan::Plan& plan, const p
   for (const auto& lane : report.lanes)
     lanes.push_back({{"device", lane.device},
                      {"pid", lane.pid},
+                     {"sessions", lane.sessions},
                      {"bytes", lane.bytes},
                      {"connect_seconds", lane.connect_seconds},
                      {"push_seconds", lane.push_seconds},
@@ -200,8 +207,11 @@ Result<> judge(const EnginePush& push, const Result<>& pushed, const Result<std:
   if (ended_by_us && answer.error().kind != ErrorKind::cancelled && answer.error().kind != ErrorKind::timed_out)
     return std::unexpected(answer.error());
   Error error = pushed.error();
-  if (!answer && answer.error().kind == ErrorKind::peer_failed)
+  if (!answer && answer.error().kind == ErrorKind::peer_failed) {
     error.sentence += fmt::format(" (the engine's own answer: {})", answer.error().sentence);
+    // Some ranks go without a word, and what they raised is told by nobody else.
+    if (error.vendor.empty()) error.vendor = answer.error().vendor.empty() ? answer.error().sentence : answer.error().vendor;
+  }
   return std::unexpected(std::move(error));
 }
 
@@ -247,6 +257,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.flush_cache};
   for (const auto& lane : lanes) call.endpoints[lane.session->device()] = lane.session->endpoint();
 
+  std::stop_source answered;  // until then a rank may come back, for an engine's draft model
   RanksEnd ranks_end(job.stop(), push.options->answer_grace, push.options->rank_grace);
   std::optional<EngineCall> engine_call;
   bool written_down = false;
@@ -258,7 +269,10 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     written_down = true;
     try {
       engine_call.emplace(*engine, call, push.options->engine_timeout,
-                          [&](const Result<std::string>& answer) { ranks_end.engine_answered(answer); });
+                          [&](const Result<std::string>& answer) {
+                            ranks_end.engine_answered(answer);
+                            answered.request_stop();
+                          });
     } catch (const std::system_error& error) {
       return fail(ErrorKind::no_space, "no thread could be started to call engine {}: {}", push.engine, error.what());
     }
@@ -275,10 +289,12 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   steps.begin("push");
   const auto pushed = [&] {
     Every teller(kTellInterval, [&] { tell(job, push, progress); });
-    return pipeline::push(plan, contents.manifest, resting, std::move(lanes), push.options->deadlines,
-                          {before_offers, before_first_bucket}, progress, ranks_end.token(), report);
+    auto deadlines = push.options->deadlines;
+    deadlines.answer = deadlines.finish;
+    return pipeline::push(plan, contents.manifest, resting, std::move(lanes), deadlines,
+                          {before_offers, before_first_bucket, answered.get_token()}, progress, ranks_end.token(), report);
   }();
-  const auto ranks_done = Clock::now();
+  const auto ranks_done = report.ranks_done;
   steps.end(ranks_done);
   // After the outcome is written down: a daemon that dies while ranks are waited for leaves it as it is.
   const auto see_to_arenas = [&] {
@@ -303,10 +319,12 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
 
   steps.begin("answer", ranks_done);
   job.stage(push.engine, "waiting for the engine's answer");
-  const auto answer = job.timed(push.engine, "answer", [&]() -> Result<std::string> {
+  const auto answer = [&]() -> Result<std::string> {
     if (!engine_call) return std::unexpected(pushed.error());
-    return engine_call->answer_within(pushed ? push.options->deadlines.finish : push.options->answer_grace, push.engine);
-  });
+    const auto grace = pushed ? std::chrono::milliseconds(0) : push.options->answer_grace;
+    return engine_call->answer_by(Clock::now() + grace, ranks_done, push.engine);
+  }();
+  job.took(push.engine, {"answer", seconds_since(ranks_done), 0});
   if (auto verdict = judge(push, pushed, answer, progress, job.stop().stop_requested()); !verdict) {
     steps.end();
     account.engine_failed = engine_failed(pushed, job.stop().stop_requested());
