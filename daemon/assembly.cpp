@@ -156,7 +156,7 @@ class Running final : public Assembly {
   ~Running() override {
     metrics_server_.reset();
     server_.reset();
-    if (collective_) collective_->close();
+    if (collective_) collective_->close(Deadline::in(shutdown_timeout()));
     jobs_.shutdown();
   }
 
@@ -189,7 +189,7 @@ class Running final : public Assembly {
          [connect = config_.engine_connect_timeout](const auto& kind, const auto& name, const auto& endpoint) {
            return make_engine(kind, name, endpoint, connect);
          },
-         *peaks_, [this] { return reread(); }},
+         *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle(); }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
     server_ = CKPTD_TRY(control::Server::start(control_options(), *operations_));
@@ -210,7 +210,8 @@ class Running final : public Assembly {
   void stop() override {
     metrics_server_.reset();
     server_.reset();
-    collective_->close();
+    const auto by = Deadline::in(shutdown_timeout());
+    collective_->close(by);
     jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
     const auto waiting = endpoints_->drain(Deadline::in(shutdown_timeout()));
     for (const auto& open : waiting)

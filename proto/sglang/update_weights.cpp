@@ -10,6 +10,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kQuotedBytes = 2000;
+constexpr std::string_view kInstance = "MIG-";
 
 std::string dumped(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
@@ -61,7 +62,10 @@ Result<std::string> read_ok(const json& answer, std::string words) {
 std::string update_request_body(const std::map<std::string, std::string>& handles, std::string_view weight_version,
                                 bool flush_cache) {
   json request{{"zmq_handles", json::object()}, {"flush_cache", flush_cache}};
-  for (const auto& [uuid, endpoint] : handles) request["zmq_handles"][uuid] = endpoint;
+  for (const auto& [uuid, endpoint] : handles) {
+    request["zmq_handles"][uuid] = endpoint;
+    if (uuid.starts_with(kInstance)) request["zmq_handles"]["GPU-" + uuid.substr(kInstance.size())] = endpoint;
+  }
   if (!weight_version.empty()) request["weight_version"] = weight_version;
   return dumped(request);
 }
