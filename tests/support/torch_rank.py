@@ -7,6 +7,7 @@ Reads one JSON object a line on standard input and answers each with one on stan
   {"cmd":"compare","checkpoint":"/dir"}        every tensor against what the safetensors library reads, byte for byte
   {"cmd":"state"}                              {"tensors":N,"updates":N,"buckets":N}
   {"cmd":"forget"}                             drops what was loaded
+  {"cmd":"checksums"}                          {"checksums":{NAME: hex}} of what is loaded, as it would be served
   {"cmd":"fault","kind":K,"bucket":B,"seconds":S}   applies to the next update only; lists are counted from 0
 
 Only what an engine would provide is replaced: the device manager of a machine without accelerator, and the function
@@ -17,6 +18,7 @@ ever if the sender leaves a reply undelivered, so a session that ends and a call
 import argparse
 import gc
 import glob
+import hashlib
 import json
 import os
 import signal
@@ -26,7 +28,8 @@ import time
 import traceback
 
 KINDS = ("none", "fail_load", "stall", "die", "fail_open", "fail_post_hook", "connect_late", "connect_twice", "slow",
-         "slow_post_hook")
+         "slow_post_hook",
+         "swallow_post_hook")
 
 
 class NoAccelerator:
@@ -76,6 +79,8 @@ class Fault:
             time.sleep(self.seconds)
         if self.kind == "fail_post_hook":
             raise RuntimeError("the post hook was told to fail")
+        if self.kind == "swallow_post_hook":  # as SGLang's: a line in the log, and the update goes on
+            print("Post-hook processing failed: the post hook was told to fail", file=sys.stderr, flush=True)
 
 
 class SecondPeer:
@@ -111,6 +116,7 @@ class TorchRank:
         self._device, self._index = device, index
         self._loaded = {}
         self._updates = self._buckets = 0
+        self._unprocessed = False  # the last post hook failed and nobody was told
         self._fault = Fault()
 
     def update(self, request):
@@ -137,6 +143,7 @@ class TorchRank:
             answer["error"] = error
         else:
             self._updates += 1
+            self._unprocessed = fault.kind == "swallow_post_hook"
         return answer
 
     def _session(self, context, endpoint, fault, load):
@@ -216,6 +223,12 @@ class TorchRank:
     def state(self, _request):
         return {"tensors": len(self._loaded), "updates": self._updates, "buckets": self._buckets}
 
+    def checksums(self, _request):
+        """Weights that were not processed after loading are other weights, whatever was loaded."""
+        mark = b"unprocessed" if self._unprocessed else b""
+        return {"checksums": {name: hashlib.sha256(mark + bytes(content.cpu().numpy())).hexdigest()
+                              for name, (_, _, content) in self._loaded.items()}}
+
     def forget(self, _request):
         self._loaded = {}
         gc.collect()
@@ -254,7 +267,7 @@ def claim_stdout():
 
 def serve(rank, answers):
     """Commands from standard input until it ends."""
-    commands = {name: getattr(rank, name) for name in ("update", "compare", "state", "forget", "fault")}
+    commands = {name: getattr(rank, name) for name in ("update", "compare", "state", "forget", "fault", "checksums")}
     for line in sys.stdin:
         if not line.strip():
             continue

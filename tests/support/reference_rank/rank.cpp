@@ -184,7 +184,7 @@ bool Fault::is_known(const std::string& kind) {
   static constexpr std::array kKinds{"none",           "fail_load",    "stall",         "die",  "fail_open",
                                      "fail_post_hook", "connect_late", "connect_twice", "slow", "slow_post_hook",
                                      "keep_memory",    "unmap_late",   "count_twice",
-                                     "cached_memory"};
+                                     "cached_memory",  "swallow_post_hook"};
   return std::ranges::find(kKinds, kind) != kKinds.end();
 }
 
