@@ -12,7 +12,9 @@
 #include "daemon/device/cuda/cuda_device.h"
 #endif
 #include "daemon/device/host/host_device.h"
+#include "daemon/fleet/lmdeploy/lmdeploy_engine.h"
 #include "daemon/fleet/sglang/sglang_engine.h"
+#include "daemon/fleet/vllm/vllm_engine.h"
 #include "daemon/metrics/metrics.h"
 #include "daemon/operations/make.h"
 #include "daemon/ranks/checkpoint_engine/endpoints.h"
@@ -47,14 +49,18 @@ Result<Devices> make_devices(const config::Config& config) {
   return devices;
 }
 
-Result<std::unique_ptr<fleet::Engine>> make_engine(const std::string& kind, const std::string& name,
-                                                   const std::string& endpoint, std::chrono::milliseconds connect) {
-  auto where = CKPTD_TRY(http::Endpoint::parse(endpoint));
-  if (kind == "sglang") return fleet::sglang::make_engine(name, std::move(where), connect);
+Result<std::unique_ptr<fleet::Engine>> make_engine(const journal::EngineRecord& engine,
+                                                   std::chrono::milliseconds connect) {
+  auto endpoint = CKPTD_TRY(http::Endpoint::parse(engine.endpoint));
+  fleet::Address address{engine.name,         engine.kind,           std::move(endpoint),
+                         engine.api_key_file, engine.admin_key_file, connect};
+  if (engine.kind == "sglang") return fleet::sglang::make_engine(std::move(address));
+  if (engine.kind == "vllm") return fleet::vllm::make_engine(std::move(address));
+  if (engine.kind == "lmdeploy") return fleet::lmdeploy::make_engine(std::move(address));
   std::string known;
   for (const auto& each : fleet::known_kinds()) known += (known.empty() ? "" : ", ") + each;
-  return fail(ErrorKind::invalid_argument, "'{}' is not a kind of engine that this build speaks to; it knows: {}", kind,
-              known);
+  return fail(ErrorKind::invalid_argument, "'{}' is not a kind of engine that this build speaks to; it knows: {}",
+              engine.kind, known);
 }
 
 store::LockPolicy policy_of(config::Lock lock) {
@@ -135,7 +141,13 @@ operations::Options operations_options(const config::Config& config) {
 }
 
 api::EngineRequest request_of(const config::Engine& engine) {
-  return {engine.name, engine.kind, engine.endpoint, engine.checkpoint, engine.devices};
+  return {.name = engine.name,
+          .kind = engine.kind,
+          .endpoint = engine.endpoint,
+          .checkpoint = engine.checkpoint,
+          .devices = engine.devices,
+          .api_key_file = engine.api_key_file,
+          .admin_key_file = engine.admin_key_file};
 }
 
 /// Engines of the configuration are registered once; what the journal knows of an engine stays.
@@ -186,9 +198,7 @@ class Running final : public Assembly {
     operations_ = operations::make_operations(
         {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices,
          [this](const auto& members, const auto& names) { return collective_->make_group(members, names); },
-         [connect = config_.engine_connect_timeout](const auto& kind, const auto& name, const auto& endpoint) {
-           return make_engine(kind, name, endpoint, connect);
-         },
+         [connect = config_.engine_connect_timeout](const auto& engine) { return make_engine(engine, connect); },
          *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle(); }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));

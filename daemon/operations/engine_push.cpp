@@ -243,7 +243,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto timed = [&](const char* step, auto run) {
     return steps.timed(step, [&] { return job.timed(push.engine, step, run); });
   };
-  auto engine = CKPTD_TRY(parts_.make_engine(push.kind, push.engine, push.endpoint));
+  auto engine = CKPTD_TRY(parts_.make_engine(push.known));
   // Asked while everything else is made ready, if there is a thread for it; needed before the engine is called.
   auto ping = std::async(std::launch::async | std::launch::deferred,
                          [&] { return engine->observe(push.options->ping_timeout); });

@@ -15,6 +15,16 @@ Result<> check_engine_name(const std::string& name) {
               "'{}' is not an engine name: write 1 to 64 letters, digits, '.', '_' and '-', as in sglang-0", name);
 }
 
+journal::EngineRecord record_of(const api::EngineRequest& request) {
+  return {.name = request.name,
+          .kind = request.kind,
+          .endpoint = request.endpoint,
+          .checkpoint = request.checkpoint,
+          .devices = request.devices,
+          .api_key_file = request.api_key_file,
+          .admin_key_file = request.admin_key_file};
+}
+
 }  // namespace
 
 Result<std::vector<device::Device*>> Service::devices_named(const std::vector<std::string>& uuids) const {
@@ -47,6 +57,8 @@ api::Engine Service::show_engine(const journal::EngineRecord& record) const {
   if (record.target) engine.target = record.target->id;
   if (record.serving) engine.serving = record.serving->id;
   engine.poisoned = record.poisoned;
+  engine.api_key_file = record.api_key_file;
+  engine.admin_key_file = record.admin_key_file;
   engine.state = record.poisoned.empty() ? "idle" : "poisoned";
   std::lock_guard lock(mutex_);
   if (auto at = updating_.find(record.name); at != updating_.end()) {
@@ -74,7 +86,7 @@ Result<api::Engine> Service::engine(const std::string& name) const {
 Result<> Service::check_engine(const api::EngineRequest& request) const {
   CKPTD_TRY(check_engine_name(request.name));
   CKPTD_TRY(weights::parse_checkpoint_name(request.checkpoint));
-  CKPTD_TRY(parts_.make_engine(request.kind, request.name, request.endpoint));
+  CKPTD_TRY(parts_.make_engine(record_of(request)));
   CKPTD_TRY(devices_named(request.devices));
   return check_not_updating(request.name);
 }
@@ -83,8 +95,7 @@ Result<api::Engine> Service::put_engine(const api::EngineRequest& request) {
   CKPTD_TRY(check_engine(request));
   std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
   CKPTD_TRY(check_not_updating(request.name));
-  const journal::EngineRecord wanted{request.name,    request.kind, request.endpoint, request.checkpoint,
-                                     request.devices, {},           {},               {}};
+  const auto wanted = record_of(request);
   CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
     auto at = std::ranges::find(contents.engines, request.name, &journal::EngineRecord::name);
     if (at == contents.engines.end()) {

@@ -23,7 +23,8 @@ namespace ckptd::operations {
 
 /// One update of one engine, decided but not begun.
 struct EnginePush {
-  std::string engine, kind, endpoint;
+  std::string engine;
+  journal::EngineRecord known;  ///< the engine, as it was recorded when this was decided
   std::vector<device::Device*> devices;
   std::string weight_version;     ///< VERSION, as the engine labels it
   journal::VersionRecord record;  ///< what it will serve

@@ -130,8 +130,7 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
                            {wanted.id, wanted.identity, wanted.schema}, differences, request.force));
     EnginePush push;
     push.engine = engine.name;
-    push.kind = engine.kind;
-    push.endpoint = engine.endpoint;
+    push.known = engine;
     push.devices = CKPTD_TRY(devices_named(engine.devices));
     push.weight_version = id.version;
     push.record = wanted;

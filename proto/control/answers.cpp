@@ -228,6 +228,8 @@ Result<Engine> parse_engine(const json& value) {
   reader.required("state", engine.state);
   reader.optional("poisoned", engine.poisoned);
   reader.optional("job", engine.job);
+  reader.optional("api_key_file", engine.api_key_file);
+  reader.optional("admin_key_file", engine.admin_key_file);
   CKPTD_TRY(reader.finish());
   return engine;
 }

@@ -134,7 +134,9 @@ json to_json(const Engine& engine) {
           {"endpoint", engine.endpoint}, {"checkpoint", engine.checkpoint},
           {"devices", engine.devices},   {"target", engine.target},
           {"serving", engine.serving},   {"state", engine.state},
-          {"poisoned", engine.poisoned}, {"job", engine.job}};
+          {"poisoned", engine.poisoned}, {"job", engine.job},
+          {"api_key_file", engine.api_key_file},
+          {"admin_key_file", engine.admin_key_file}};
 }
 
 json to_json(const Reload& reload) {

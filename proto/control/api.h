@@ -6,6 +6,7 @@
 // the member. Parsing an answer (ctl) ignores unknown members, so that an older ckptctl can talk to a newer daemon.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
@@ -52,10 +53,16 @@ struct UpdateRequest {
   std::string idempotency_key;
 };
 
-/// PUT /v1/engines/{name}   {"kind":"sglang","endpoint":"http://127.0.0.1:30000","checkpoint":"NAME","devices":["HOST-0"]}
+/// The kinds of engines, for whoever only speaks to the daemon; the daemon's own list is fleet::known_kinds(), and a test
+/// compares them.
+inline constexpr std::array<std::string_view, 3> kEngineKinds{"sglang", "vllm", "lmdeploy"};
+
+/// PUT /v1/engines/{name}   {"kind":"sglang","endpoint":"http://127.0.0.1:30000","checkpoint":"NAME","devices":["HOST-0"],
+///                           "api_key_file":"/etc/ckptd/sglang.key","admin_key_file":"/etc/ckptd/sglang-admin.key"}
 struct EngineRequest {
   std::string name, kind, endpoint, checkpoint;
-  std::vector<std::string> devices;  ///< empty: all
+  std::vector<std::string> devices = {};               ///< empty: all
+  std::string api_key_file = {}, admin_key_file = {};  ///< absolute paths on the daemon's machine; empty: no such key
 };
 
 // ---- answers --------------------------------------------------------------------------------------------------------
@@ -109,6 +116,7 @@ struct Engine {
   std::string state;            ///< idle, updating, poisoned
   std::string poisoned;         ///< why, or empty
   std::string job;              ///< updating: who
+  std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys
   bool operator==(const Engine&) const = default;
 };
 

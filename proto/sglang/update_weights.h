@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "common/result.h"
+#include "proto/answer/answer.h"
 
 namespace ckptd::proto::sglang {
 
@@ -20,9 +21,10 @@ std::string update_request_body(const std::map<std::string, std::string>& handle
                                 bool flush_cache);
 
 /// The server's message, and only for a 200 that says "success": true. Errors:
-///   denied       401, 403: the server wants a key, or another one
+///   denied       401, 403: the server wants a key, or another one than the one that was `sent`
 ///   unsupported  404, 405: a server without this route
 ///   peer_failed  everything else, with the server's own words as vendor text
-Result<std::string> read_update_answer(unsigned status, std::string_view body);
+Result<std::string> read_update_answer(unsigned status, std::string_view body,
+                                       answer::Key sent = answer::Key::none);
 
 }  // namespace ckptd::proto::sglang

@@ -7,6 +7,7 @@ Reads one JSON object a line on standard input and answers each with one on stan
   {"cmd":"compare","checkpoint":"/dir"}        every tensor against what the safetensors library reads, byte for byte
   {"cmd":"state"}                              {"tensors":N,"updates":N,"buckets":N,"sessions":N}
   {"cmd":"forget"}                             drops what was loaded
+  {"cmd":"checksums"}                          {"checksums":{NAME: hex}} of what is loaded, as it would be served
   {"cmd":"fault","kind":K,"bucket":B,"seconds":S,"session":N}   applies to the next update only; lists and sessions are
                                                counted from 0
 
@@ -21,6 +22,7 @@ model; what each session has loaded is compared.
 import argparse
 import gc
 import glob
+import hashlib
 import json
 import os
 import signal
@@ -30,7 +32,8 @@ import time
 import traceback
 
 KINDS = ("none", "fail_load", "stall", "die", "fail_open", "fail_post_hook", "connect_late", "connect_twice", "slow",
-         "slow_post_hook")
+         "slow_post_hook",
+         "swallow_post_hook")
 
 
 class NoAccelerator:
@@ -83,6 +86,8 @@ class Fault:
             time.sleep(self.seconds)
         if self.kind == "fail_post_hook":
             raise RuntimeError("the post hook was told to fail")
+        if self.kind == "swallow_post_hook":  # as SGLang's: a line in the log, and the update goes on
+            print("Post-hook processing failed: the post hook was told to fail", file=sys.stderr, flush=True)
 
 
 class SecondPeer:
@@ -118,6 +123,7 @@ class TorchRank:
         self._device, self._index = device, index
         self._models = [{} for _ in range(sessions)]
         self._updates = self._buckets = self._sessions = 0
+        self._unprocessed = False  # the last post hook failed and nobody was told
         self._fault = Fault()
 
     def update(self, request):
@@ -134,6 +140,7 @@ class TorchRank:
             answer["error"] = error
         else:
             self._updates += 1
+            self._unprocessed = fault.kind == "swallow_post_hook"
         return answer
 
     def _whole_session(self, endpoint, fault, model, totals):
@@ -236,6 +243,12 @@ class TorchRank:
         return {"tensors": len(self._models[0]), "updates": self._updates, "buckets": self._buckets,
                 "sessions": self._sessions}
 
+    def checksums(self, _request):
+        """Weights that were not processed after loading are other weights, whatever was loaded."""
+        mark = b"unprocessed" if self._unprocessed else b""
+        return {"checksums": {name: hashlib.sha256(mark + bytes(content.cpu().numpy())).hexdigest()
+                              for name, (_, _, content) in self._models[0].items()}}
+
     def forget(self, _request):
         for model in self._models:
             model.clear()
@@ -276,7 +289,7 @@ def claim_stdout():
 
 def serve(rank, answers):
     """Commands from standard input until it ends."""
-    commands = {name: getattr(rank, name) for name in ("update", "compare", "state", "forget", "fault")}
+    commands = {name: getattr(rank, name) for name in ("update", "compare", "state", "forget", "fault", "checksums")}
     for line in sys.stdin:
         if not line.strip():
             continue

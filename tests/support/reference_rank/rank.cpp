@@ -195,7 +195,7 @@ bool Fault::is_known(const std::string& kind) {
                                      "fail_post_hook", "connect_late", "connect_twice", "slow", "slow_post_hook",
                                      "keep_memory",    "unmap_late",   "count_twice",
                                      "cached_memory",  "leave_early",   "close_late",
-                                     "return_late",    "overlap_sessions"};
+                                     "return_late",    "overlap_sessions", "swallow_post_hook"};
   return std::ranges::find(kKinds, kind) != kKinds.end();
 }
 

@@ -54,7 +54,7 @@ struct House {
     options.prefetch.throttle = throttle;
     operations = operations::make_operations(
         {*catalogue, *store, *jobs, *journal, endpoints, raw, collective::local::make_group,
-         [this](const std::string&, const std::string&, const std::string&) -> Result<std::unique_ptr<fleet::Engine>> {
+         [this](const journal::EngineRecord&) -> Result<std::unique_ptr<fleet::Engine>> {
            return std::make_unique<FakeEngine>(behaviour, endpoints);
          },
          *peaks, [this] { return reread(); }},
