@@ -92,6 +92,7 @@ TABLE = (
     Fault("answers late, in time", SUCCEEDS, 1, answer("normal", seconds=1)),
     Fault("garbage for HTTP", FAILS, 1, answer("garbage")),
     Fault("garbage for JSON", FAILS, 1, answer("garbage_json")),
+    Fault("a rank looks up a wrong uuid", FAILS, 1, answer("wrong_uuid")),
     Fault("closes without an answer", FAILS, 1, answer("close")),
     # kills from outside
     Fault("a rank is killed", FAILS, 3, HELD, later(lambda member, roll: member.engine.kill_rank(roll.device))),

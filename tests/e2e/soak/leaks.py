@@ -4,15 +4,14 @@ import os
 import time
 
 ANONYMOUS_ALLOWANCE = 12 << 20  # memory allocators keep some; what leaks grows past any bound
-WHAT = ("descriptors", "threads", "memory files", "sockets of ranks", "files in the runtime directory",
-        "files of shared memory")
+SEGMENT, ARENA = "/memfd:ckptd-segment", "/memfd:ckptd-device"
 
 
 def held(daemon):
     """Counts of what a daemon holds, and its anonymous memory in bytes (the store and arenas are shared memory). The
-    store keeps the segments that it once took, up to its budget: they are counted by check_store()."""
+    store keeps the segments that it once took, up to its budget, and each device an arena: check_store() counts them."""
     pid = daemon.process.pid
-    files = [file for file in daemon.open_files() if not file.startswith("/memfd:ckptd-segment")]
+    files = [file for file in daemon.open_files() if not file.startswith((SEGMENT, ARENA))]
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
         memory = next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
     with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
@@ -25,12 +24,15 @@ def held(daemon):
             "files of shared memory": len(shared), "anonymous bytes": memory}
 
 
-def check_store(daemon):
-    """Segments lie within the budget, and what is lent belongs to versions."""
+def check_store(daemon, devices):
+    """Segments lie within the budget, what is lent belongs to versions, and no device has a second arena."""
     status = daemon.http("GET", "/v1/status")[1]
     if status["lent_bytes"] + status["idle_bytes"] > status["budget_bytes"]:
         raise AssertionError(f"the store holds more than its budget: {status}")
-    segments = sum(file.startswith("/memfd:ckptd-segment") for file in daemon.open_files())
+    files = daemon.open_files()
+    segments, arenas = (sum(file.startswith(kind) for file in files) for kind in (SEGMENT, ARENA))
+    if arenas > devices:
+        raise AssertionError(f"{devices} devices have {arenas} arenas")
     most = (status["lent_bytes"] + status["idle_bytes"]) // status["segment_bytes"] + 1
     if segments > most:
         raise AssertionError(f"{segments} segments are open, the store says {most} at most: {status}")

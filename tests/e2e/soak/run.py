@@ -77,7 +77,7 @@ class Soak:
         if plan.heal:
             self.heal(plan.version)
             said += ", healed"
-        leaks.check_store(self.world.daemon)
+        leaks.check_store(self.world.daemon, sum(len(member.devices) for member in self.world.members))
         self.held = self.baseline.check(self.world.daemon, 10 * harness.PATIENCE)
         return said
 

@@ -7,16 +7,18 @@ import tempfile
 import harness
 from harness import checkpoints
 
-# Engines differ in kind and number of ranks, each on devices of its own. A new kind is a row in MAKERS and in ENGINES.
-MAKERS = {
-    "sglang": harness.Engine,
-}
+# Engines differ in kind, in the number of ranks, each on devices of its own, and in what the ranks run. A new kind that the
+# harness has a stand-in for is a row here.
 ENGINES = (
-    # name, kind, ranks, options of the maker
+    # name, kind, ranks, the options of its ranks and of its server
     ("one", "sglang", 1, {}),
-    ("pair", "sglang", 2, {}),
     ("four", "sglang", 4, {}),
-    ("unix", "sglang", 1, {"unix": True}),
+    ("oldest", "sglang", 1, {"rank": "--dialect A", "unix": True}),
+    ("older", "sglang", 1, {"rank": "--dialect B"}),
+    ("draft", "sglang", 2, {"arguments": ("--draft-models", "1")}),
+    ("vllm", "vllm", 2, {}),
+    ("old-vllm", "vllm", 1, {"rank": "--dialect C", "unix": True}),
+    ("lmdeploy", "lmdeploy", 2, {"arguments": ("--empty-init",)}),
 )
 MODEL_BYTES, BIG_BYTES = 4_000_000, 48_000_000
 VERSIONS = 3
@@ -25,12 +27,17 @@ TIMES = {"connect": 4, "reload": 3, "release": 3, "finish": 3, "upload": 6, "eng
          "custody": 10, "shutdown": 6}
 
 
+def start_engine(kind, devices, rank=None, **options):
+    commands = [f"{harness.REFERENCE_RANK} {rank}"] if rank else None
+    return harness.Engine(devices=devices, kind=kind, rank_commands=commands, **options)
+
+
 class Member:
     """One engine of the node, as the soak knows it."""
 
     def __init__(self, name, kind, devices, options):
         self.name, self.kind, self.devices = name, kind, devices
-        self.engine = MAKERS[kind](devices=devices, **options)
+        self.engine = start_engine(kind, devices, **options)
         self.fresh = True  # its ranks began anew, and nothing was loaded into them by an update that succeeded
 
     def running(self):
@@ -97,8 +104,7 @@ class World:
 
     def register(self):
         for member in self.members:
-            self.daemon.must("engine", "add", member.name, "--kind", member.kind, "--endpoint", member.engine.endpoint,
-                             "--checkpoint", "m", "--devices", ",".join(member.devices))
+            self.daemon.add_engine(member.name, member.engine, "m", devices=member.devices)
 
     def start_daemon(self):
         """Again, with the state directory that it left; whatever was in its store is gone."""
