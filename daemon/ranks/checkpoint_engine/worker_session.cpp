@@ -328,9 +328,9 @@ void WorkerSession::fail(const Error& reason) noexcept try {
   auto socket = std::move(*socket_);
   socket_.reset();
   pending_.reset();
-  const auto stay_bound = sender_.state() == Sender::State::finished ? kStayForReturn : kStayBound;
+  const auto stay = sender_.state() == Sender::State::finished ? kStayForReturn : std::chrono::milliseconds(0);
   sender_.abandon();
-  shared_.custodian->take({std::move(socket), open_, farewell(reason), stay_bound});
+  shared_.custodian->take({std::move(socket), open_, farewell(reason), stay});
 } catch (const std::exception&) {
   socket_.reset();  // out of memory: what can still be done is to let the endpoint go
 }
