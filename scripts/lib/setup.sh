@@ -45,6 +45,8 @@ find_cmake() {
 
 PYTHON_READY=.venv/torch-is-ready
 PYTHON_MISSING=""
+WORKERS=.venv/workers
+WORKERS_MISSING=""
 
 # Leaves .venv with torch and the real worker, or says in PYTHON_MISSING why there is none. Never pulls gigabytes: what
 # pip would install is looked at first.
@@ -73,6 +75,26 @@ prepare_python() {
     return
   fi
   cp scripts/python-requirements.txt "$PYTHON_READY"
+}
+
+# Unpacks the workers of scripts/python-workers.txt side by side, one folder a version, or says in WORKERS_MISSING why not.
+# Each is some kilobytes of Python; what they import comes from .venv.
+prepare_workers() {
+  [ -n "$PYTHON_MISSING" ] && return
+  local package version log=.venv/pip-workers.log
+  : >"$log"
+  while read -r package; do
+    version=${package#*==}
+    [ -e "$WORKERS/$version/checkpoint_engine/worker.py" ] && continue
+    rm -rf "${WORKERS:?}/$version.part"
+    if ! .venv/bin/python -m pip --disable-pip-version-check --quiet --timeout 20 --retries 1 install --no-deps \
+      --target "$WORKERS/$version.part" "$package" >>"$log" 2>&1; then
+      WORKERS_MISSING="pip cannot install $package ($log says why)"
+      return
+    fi
+    rm -rf "${WORKERS:?}/$version"
+    mv "$WORKERS/$version.part" "$WORKERS/$version"
+  done < <(grep -v '^#' scripts/python-workers.txt)
 }
 
 CUDA_MISSING=""
