@@ -168,7 +168,7 @@ class Running final : public Assembly {
   ~Running() override {
     metrics_server_.reset();
     server_.reset();
-    if (collective_) collective_->close();
+    if (collective_) collective_->close(Deadline::in(shutdown_timeout()));
     jobs_.shutdown();
   }
 
@@ -199,7 +199,7 @@ class Running final : public Assembly {
         {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices,
          [this](const auto& members, const auto& names) { return collective_->make_group(members, names); },
          [connect = config_.engine_connect_timeout](const auto& engine) { return make_engine(engine, connect); },
-         *peaks_, [this] { return reread(); }},
+         *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle(); }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
     server_ = CKPTD_TRY(control::Server::start(control_options(), *operations_));
@@ -220,7 +220,8 @@ class Running final : public Assembly {
   void stop() override {
     metrics_server_.reset();
     server_.reset();
-    collective_->close();
+    const auto by = Deadline::in(shutdown_timeout());
+    collective_->close(by);
     jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
     const auto waiting = endpoints_->drain(Deadline::in(shutdown_timeout()));
     for (const auto& open : waiting)

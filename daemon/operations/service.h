@@ -55,7 +55,7 @@ class Service final : public Operations {
   Result<api::Version> version(const std::string& name, const std::string& version, bool tensors) const override;
   Result<> evict(const std::string& name, const std::string& version, bool forget) override;
   Result<api::Version> set_kept(const std::string& name, const std::string& version, bool kept) override;
-  std::uint64_t trim() override;
+  api::Trimmed trim() override;
 
   std::vector<api::Job> jobs() const override;
   Result<api::Job> job(const std::string& id) const override;
@@ -148,6 +148,8 @@ class Service final : public Operations {
   Result<std::vector<device::Device*>> devices_named(const std::vector<std::string>& uuids) const;
   Result<> check_engine(const api::EngineRequest& request) const;
   Result<> check_not_updating(const std::string& engine) const;
+  /// That none of its devices is lost.
+  Result<> check_not_lost(const EnginePush& push) const;
   api::Engine show_engine(const journal::EngineRecord& record) const;
 
   // reload.cpp

@@ -129,6 +129,13 @@ struct Quarantine {
   Time since{};
 };
 
+/// That nothing of a device works any more until the daemon is restarted.
+struct LostDevice {
+  Time since{};
+  std::string why;     ///< one sentence: the call that failed first, and what to do
+  std::string vendor;  ///< the driver's own word for it
+};
+
 struct DeviceStatus {
   std::string uuid, kind;
   std::uint64_t free_bytes = 0;
@@ -136,6 +143,13 @@ struct DeviceStatus {
   std::uint64_t kept_arena_bytes = 0;  ///< waiting for the next update
   std::uint64_t quarantined_bytes = 0;  ///< the sum of what follows
   std::vector<Quarantine> quarantine = {};
+  std::optional<LostDevice> lost = {};
+};
+
+/// POST /v1/store/trim: what was given back.
+struct Trimmed {
+  std::uint64_t bytes = 0;         ///< idle memory of the store, and kept arenas
+  std::uint64_t communicators = 0; ///< idle sets of NCCL's, whose memory of the GPUs nobody counts
 };
 
 /// POST /v1/reload, and the last one in Status: what became of reading the configuration again.
@@ -203,6 +217,7 @@ nlohmann::json to_json(const Job&);
 nlohmann::json to_json(const Version&);
 nlohmann::json to_json(const Engine&);
 nlohmann::json to_json(const Reload&);
+nlohmann::json to_json(const Trimmed&);
 nlohmann::json to_json(const Status&);
 nlohmann::json to_json(const UpdatePreview&);
 /// {"error":{"kind":"conflict","sentence":"...","vendor":"...","facts":{"job":"load-17"}}}

@@ -9,6 +9,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr std::string_view kInstance = "MIG-";
+
 std::unexpected<Error> failure(std::string sentence, std::string words) {
   return std::unexpected(Error{ErrorKind::peer_failed, std::move(sentence)}.with_vendor(std::move(words)));
 }
@@ -24,7 +26,10 @@ bool says_success(const json& answer) {
 std::string update_request_body(const std::map<std::string, std::string>& handles, std::string_view weight_version,
                                 bool flush_cache) {
   json request{{"zmq_handles", json::object()}, {"flush_cache", flush_cache}};
-  for (const auto& [uuid, endpoint] : handles) request["zmq_handles"][uuid] = endpoint;
+  for (const auto& [uuid, endpoint] : handles) {
+    request["zmq_handles"][uuid] = endpoint;
+    if (uuid.starts_with(kInstance)) request["zmq_handles"]["GPU-" + uuid.substr(kInstance.size())] = endpoint;
+  }
   if (!weight_version.empty()) request["weight_version"] = weight_version;
   return request.dump(-1, ' ', false, json::error_handler_t::replace);
 }

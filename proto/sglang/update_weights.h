@@ -14,7 +14,9 @@ inline constexpr std::string_view kUpdateTarget = "/update_weights_from_ipc";
 inline constexpr std::string_view kPingTarget = "/ping";
 
 /// {"zmq_handles":{"HOST-0":"ipc:///..."},"flush_cache":true,"weight_version":"..."}
-/// `handles` maps device uuids to endpoints. An empty `weight_version` is left out: the server keeps the one it has.
+/// `handles` maps device uuids to endpoints. SGLang asks for "GPU-" and the digits that CUDA gives, also on an instance of a
+/// divided GPU, whose uuid is spelled "MIG-": such a handle is there under both, and a key that nobody asks for is ignored.
+/// An empty `weight_version` is left out: the server keeps the one it has.
 std::string update_request_body(const std::map<std::string, std::string>& handles, std::string_view weight_version,
                                 bool flush_cache);
 

@@ -395,8 +395,8 @@ class Engine:
     def rank_states(self):
         return self.post("/standin/rank_states")
 
-    def fault(self, device, kind, bucket=0, seconds=0):
-        answer = self.post("/standin/fault", device=device, kind=kind, bucket=bucket, seconds=seconds)
+    def fault(self, device, kind, bucket=0, seconds=0, session=0):
+        answer = self.post("/standin/fault", device=device, kind=kind, bucket=bucket, seconds=seconds, session=session)
         if not answer.get("ok"):
             raise AssertionError(f"this rank knows no fault {kind}: {answer}")
 

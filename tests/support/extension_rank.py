@@ -144,7 +144,7 @@ class ExtensionRank(TorchRank):
         super().__init__(device, import_worker())
         self._model = make_module()
         self._make_extension = make_extension(self._model)
-        self._loaded = self._model.layer.held
+        self._models = [self._model.layer.held]
 
     def _session(self, context, endpoint, fault, load):
         del context, load  # the extension brings its own
@@ -181,7 +181,7 @@ class ExtensionRank(TorchRank):
         return super().state(request) | {"processed": self._model.layer.processed, "post_loads": self._model.post_loads}
 
     def forget(self, _request):
-        self._loaded.clear()
+        self._model.layer.held.clear()
         return {"ok": True}
 
 

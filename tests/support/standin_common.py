@@ -301,7 +301,8 @@ class Server:
 
     def fault(self, body):
         return self._rank(body).ask({"cmd": "fault", "kind": body.get("kind", "none"),
-                                     "bucket": body.get("bucket", 0), "seconds": body.get("seconds", 0)})
+                                     "bucket": body.get("bucket", 0), "seconds": body.get("seconds", 0),
+                                     "session": body.get("session", 0)})
 
     def compare(self, body):
         if not isinstance(body.get("checkpoint"), str):

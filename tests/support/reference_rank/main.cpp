@@ -28,14 +28,17 @@ bool stdin_is_closed() {
 
 class Program {
  public:
-  explicit Program(rr::Options options) : rank_(std::move(options)) {}
+  explicit Program(const rr::Options& options) : has_draft_(options.sessions > 1), rank_(options) {}
 
   json answer(const json& request) {
     auto command = request.at("cmd").get<std::string>();
     if (command == "update") return update(request.at("endpoint"));
     if (command == "compare") return compare(request.at("checkpoint").get<std::string>());
     if (command == "state")
-      return {{"tensors", rank_.model().size()}, {"updates", rank_.updates()}, {"buckets", rank_.buckets()}};
+      return {{"tensors", rank_.model().size()},
+              {"updates", rank_.updates()},
+              {"buckets", rank_.buckets()},
+              {"sessions", rank_.sessions()}};
     if (command == "fault") return set_fault(request);
     if (command == "forget") return forget();
     if (command == "checksums") return checksums();
@@ -53,6 +56,10 @@ class Program {
 
   json compare(const std::string& checkpoint) {
     auto comparison = rr::compare(rank_.model(), checkpoint);
+    if (comparison.difference.empty() && has_draft_) {
+      comparison = rr::compare(rank_.draft(), checkpoint);
+      if (!comparison.difference.empty()) comparison.difference = "the draft model: " + comparison.difference;
+    }
     if (!comparison.difference.empty()) return {{"equal", false}, {"difference", comparison.difference}};
     return {{"equal", true}, {"tensors", comparison.tensors}, {"bytes", comparison.bytes}};
   }
@@ -76,16 +83,25 @@ class Program {
   }
 
   json set_fault(const json& request) {
-    rr::Fault fault{request.at("kind"), request.value("bucket", 0u), request.value("seconds", 0.0)};
+    rr::Fault fault{request.at("kind"), request.value("bucket", 0u), request.value("seconds", 0.0),
+                    request.value("session", 0u)};
     if (!rr::Fault::is_known(fault.kind)) return {{"ok", false}, {"error", "unknown fault " + fault.kind}};
     fault_ = fault;
     return {{"ok", true}};
   }
 
+  const bool has_draft_;
   rr::Rank rank_;
   rr::Fault fault_;
   bool unprocessed_ = false;  ///< the last post hook failed and nobody was told, as in SGLang
 };
+
+rr::Dialect dialect_named(std::string_view letter) {
+  constexpr std::string_view kLetters = "ABCD";
+  const auto at = letter.size() == 1 ? kLetters.find(letter) : kLetters.npos;
+  if (at == kLetters.npos) throw std::invalid_argument("a dialect is A, B, C or D");
+  return static_cast<rr::Dialect>(at);
+}
 
 rr::Options parse_options(int argc, char** argv) {
   rr::Options options;
@@ -98,8 +114,13 @@ rr::Options parse_options(int argc, char** argv) {
       options.pretend_cuda = true;
     else if (argument == "--device" && i + 1 < argc)
       options.device = argv[++i];
+    else if (argument == "--dialect" && i + 1 < argc)
+      options.dialect = dialect_named(argv[++i]);
+    else if (argument == "--sessions" && i + 1 < argc)
+      options.sessions = static_cast<std::uint32_t>(std::stoul(argv[++i]));
     else
-      throw std::invalid_argument("usage: reference_rank [--device HOST-0] [--acknowledge-only] [--pretend-cuda]");
+      throw std::invalid_argument(
+          "usage: reference_rank [--device HOST-0] [--dialect D] [--sessions 1] [--acknowledge-only] [--pretend-cuda]");
   }
   return options;
 }
