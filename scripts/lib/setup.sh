@@ -97,6 +97,21 @@ prepare_workers() {
   done < <(grep -v '^#' scripts/python-workers.txt)
 }
 
+# Leaves SGLang's Python files in .venv/sglang, without anything that it depends on: tests load one file of them. Its wheel
+# is for one Python and one machine, but that file is for any.
+SGLANG_VERSION=0.5.23
+prepare_sglang() {
+  local folder=.venv/sglang log=.venv/pip.log
+  [ -n "$PYTHON_MISSING" ] && return
+  [ -e "$folder/sglang-$SGLANG_VERSION.dist-info" ] && return
+  say "fetching SGLang's worker extension (for tests alone)"
+  rm -rf "$folder"
+  .venv/bin/python -m pip --disable-pip-version-check --quiet --timeout 20 --retries 1 install --no-deps \
+    --only-binary :all: --implementation cp --python-version 3.11 --platform manylinux_2_34_x86_64 --target "$folder" \
+    "sglang==$SGLANG_VERSION" >>"$log" 2>&1 ||
+    say "PyPI has no sglang $SGLANG_VERSION for us ($log says why): tests of its extension are skipped"
+}
+
 CUDA_MISSING=""
 
 # Leaves cuda.h in .venv, if no toolkit has it where the build looks (cmake/CudaHeader.cmake), so that the CUDA code is built
