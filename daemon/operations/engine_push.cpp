@@ -228,6 +228,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
                                                UpdateJob& job, records::PushAccount& account) {
   const auto start = Clock::now();
   auto& steps = account.steps;
+  CKPTD_TRY(check_not_lost(push));
   // A step of the record is a stage of the job. Steps run one after the other, on whatever thread.
   const auto timed = [&](const char* step, auto run) {
     return steps.timed(step, [&] { return job.timed(push.engine, step, run); });
@@ -310,16 +311,16 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     steps.end();
     account.engine_failed = engine_failed(pushed, job.stop().stop_requested());
     write_failure(push, job.id(), verdict.error(), progress.touched);
-    return std::unexpected(verdict.error());
     see_to_arenas();
+    return std::unexpected(verdict.error());
   }
   steps.end();
   const auto engine_wait_seconds = seconds_since(ranks_done);
   const auto written = timed("journal", [&] { return write_success(push, job.id()); });
   const auto seconds = seconds_since(start);
-  spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
   const auto warnings = see_to_arenas();
   CKPTD_TRY(written);
+  spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());
   return report_of(push, plan, report, warnings, engine_wait_seconds, seconds);
 }

@@ -113,6 +113,14 @@ Result<> Service::remove_engine(const std::string& name) {
   return {};
 }
 
+Result<> Service::check_not_lost(const EnginePush& push) const {
+  for (const auto* device : push.devices)
+    if (const auto lost = device->lost())
+      return std::unexpected(lost->error.within(fmt::format("engine {} cannot be updated, its {} is lost since {}", push.engine,
+                                                            device->identity().uuid, api::show_time(lost->since))));
+  return {};
+}
+
 Result<> Service::check_not_updating(const std::string& engine) const {
   std::lock_guard lock(mutex_);
   if (auto at = updating_.find(engine); at != updating_.end())

@@ -141,7 +141,7 @@ api::Status Service::status() const {
     const auto arenas = arenas_.usage(*device);
     status.devices.push_back({device->identity().uuid, device->identity().kind, device->free_bytes().value_or(0),
                               arenas.lent_bytes, arenas.kept_bytes, arenas.quarantined_bytes,
-                              show(arenas_.quarantine(*device))});
+                              show(arenas_.quarantine(*device)), show(device->lost())});
   }
   status.engines = engines();
   status.warnings = handover_notes();
@@ -151,6 +151,10 @@ api::Status Service::status() const {
   for (const auto& record : parts_.jobs.running()) status.running_jobs.push_back(record.id);
   for (const auto& peak : parts_.peaks.all())
     status.peaks.push_back({peak.stage, peak.device, peak.bytes_per_second, peak.bytes, api::show_time(peak.measured)});
+  for (const auto& device : status.devices)
+    if (device.lost)
+      status.warnings.push_back(fmt::format("{} is lost since {}, engines on it cannot be updated: {}", device.uuid,
+                                            api::show_time(device.lost->since), device.lost->why));
   for (const auto& open : parts_.endpoints.in_custody())
     status.in_custody.push_back(open.engine.empty() ? open.device : open.device + " of " + open.engine);
   std::lock_guard lock(mutex_);

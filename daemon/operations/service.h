@@ -147,6 +147,8 @@ class Service final : public Operations {
   Result<std::vector<device::Device*>> devices_named(const std::vector<std::string>& uuids) const;
   Result<> check_engine(const api::EngineRequest& request) const;
   Result<> check_not_updating(const std::string& engine) const;
+  /// That none of its devices is lost.
+  Result<> check_not_lost(const EnginePush& push) const;
   api::Engine show_engine(const journal::EngineRecord& record) const;
 
   // reload.cpp

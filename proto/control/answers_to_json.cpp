@@ -43,13 +43,16 @@ json quarantine_object(const Quarantine& quarantine) {
 }
 
 json device_object(const DeviceStatus& device) {
-  return {{"uuid", device.uuid},
-          {"kind", device.kind},
-          {"free_bytes", device.free_bytes},
-          {"arena_bytes", device.arena_bytes},
-          {"kept_arena_bytes", device.kept_arena_bytes},
-          {"quarantined_bytes", device.quarantined_bytes},
-          {"quarantine", array_of(device.quarantine, quarantine_object)}};
+  json object{{"uuid", device.uuid},
+              {"kind", device.kind},
+              {"free_bytes", device.free_bytes},
+              {"arena_bytes", device.arena_bytes},
+              {"kept_arena_bytes", device.kept_arena_bytes},
+              {"quarantined_bytes", device.quarantined_bytes},
+              {"quarantine", array_of(device.quarantine, quarantine_object)}};
+  if (device.lost)
+    object["lost"] = {{"since", show_time(device.lost->since)}, {"why", device.lost->why}, {"vendor", device.lost->vendor}};
+  return object;
 }
 
 json prefault_object(const PrefaultInfo& prefault) {

@@ -121,6 +121,13 @@ struct Quarantine {
   Time since{};
 };
 
+/// That nothing of a device works any more until the daemon is restarted.
+struct LostDevice {
+  Time since{};
+  std::string why;     ///< one sentence: the call that failed first, and what to do
+  std::string vendor;  ///< the driver's own word for it
+};
+
 struct DeviceStatus {
   std::string uuid, kind;
   std::uint64_t free_bytes = 0;
@@ -128,6 +135,7 @@ struct DeviceStatus {
   std::uint64_t kept_arena_bytes = 0;  ///< waiting for the next update
   std::uint64_t quarantined_bytes = 0;  ///< the sum of what follows
   std::vector<Quarantine> quarantine = {};
+  std::optional<LostDevice> lost = {};
 };
 
 /// POST /v1/reload, and the last one in Status: what became of reading the configuration again.

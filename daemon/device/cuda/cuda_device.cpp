@@ -27,6 +27,7 @@ class CudaDevice final : public Device {
         registrations_(std::move(registrations)) {}
 
   const Identity& identity() const override { return identity_; }
+  std::optional<Loss> lost() const override { return context_->loss(); }
 
   Result<std::unique_ptr<Allocation>> allocate(std::uint64_t bytes) override {
     return allocate_memory(bytes, context_, exports_);

@@ -198,7 +198,8 @@ TEST_CASE("engine, status and preview survive the journey") {
                 .versions_resident = 7,
                 .devices = {{.uuid = "HOST-0", .kind = "host", .free_bytes = 8, .arena_bytes = 9, .kept_arena_bytes = 10,
                              .quarantined_bytes = 11,
-                             .quarantine = {{.bytes = 11, .engine = "e", .pids = {12, 0}, .why = "w", .since = Time{std::chrono::seconds(13)}}}}},
+                             .quarantine = {{.bytes = 11, .engine = "e", .pids = {12, 0}, .why = "w", .since = Time{std::chrono::seconds(13)}}}},
+                            {.uuid = "GPU-1", .kind = "cuda", .lost = LostDevice{Time{std::chrono::seconds(14)}, "y", "z"}}},
                 .engines = {an_engine()},
                 .running_jobs = {"load-1"},
                 .in_custody = {"HOST-1 of e"},
@@ -217,6 +218,12 @@ TEST_CASE("engine, status and preview survive the journey") {
   CHECK(held.pids == std::vector<int>{12, 0});
   CHECK(held.why == "w");
   CHECK(held.since == Time{std::chrono::seconds(13)});
+  CHECK_FALSE(status_again->devices[0].lost);
+  REQUIRE(status_again->devices[1].lost);
+  CHECK(status_again->devices[1].lost->since == Time{std::chrono::seconds(14)});
+  CHECK(status_again->devices[1].lost->why == "y");
+  CHECK(status_again->devices[1].lost->vendor == "z");
+  CHECK_FALSE(to_json(status)["devices"][0].contains("lost"));
   CHECK(status_again->preloads == 3);
   CHECK(status_again->last_reload->applied == status.last_reload->applied);
   CHECK(status_again->last_reload->needs_restart == status.last_reload->needs_restart);
