@@ -165,7 +165,7 @@ void add_checkpoints(CLI::App& app, Typed& typed) {
                 [](CheckpointName name, const Typed&) { return SetKept{std::move(name), false}; });
   on_finish(app.add_subcommand("probe", "measure what this machine can do at best, for job show to compare with"), typed,
             [](const Typed&) { return Probe{}; });
-  on_finish(app.add_subcommand("trim", "give idle memory of the store and kept arenas back to the system"), typed,
+  on_finish(app.add_subcommand("trim", "give idle memory of the store, kept arenas and idle NCCL communicators back to the system"), typed,
             [](const Typed&) { return Trim{}; });
 }
 

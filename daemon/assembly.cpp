@@ -189,7 +189,7 @@ class Running final : public Assembly {
          [connect = config_.engine_connect_timeout](const auto& kind, const auto& name, const auto& endpoint) {
            return make_engine(kind, name, endpoint, connect);
          },
-         *peaks_, [this] { return reread(); }},
+         *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle(); }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
     server_ = CKPTD_TRY(control::Server::start(control_options(), *operations_));

@@ -42,6 +42,7 @@ class Nccl final : public Collective {
                              const std::vector<std::string>& names) override {
     return groups_.make_group(devices, names);
   }
+  std::size_t drop_idle() noexcept override { return groups_.drop_idle(); }
   void close() noexcept override { groups_.close(); }
 
  private:

@@ -1,6 +1,7 @@
 // How the devices of an update reach each other: which collective, chosen once at the start.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,6 +23,8 @@ class Collective {
   virtual Result<std::vector<std::unique_ptr<collective::Member>>> make_group(
       const std::vector<device::Device*>& devices, const std::vector<std::string>& names) = 0;
 
+  /// Lets go of what is kept for the next group; how many sets of devices that was for.
+  virtual std::size_t drop_idle() noexcept { return 0; }
   /// The daemon is ending: nobody is to wait for a group that is being made.
   virtual void close() noexcept {}
 };

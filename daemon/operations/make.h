@@ -44,6 +44,8 @@ struct Parts {
   journal::Peaks& peaks;
   /// Reads the configuration again, for reload(). Called from one thread at a time.
   std::function<Result<Reread>()> reread = {};
+  /// Lets go of what make_group() keeps for the next group; how many sets that were.
+  std::function<std::size_t()> drop_idle_groups = {};
 };
 
 struct Preload {

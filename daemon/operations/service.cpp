@@ -68,7 +68,13 @@ Result<api::Version> Service::set_kept(const std::string& name, const std::strin
   return this->version(name, version, false);
 }
 
-std::uint64_t Service::trim() { return parts_.store.trim() + arenas_.trim(); }
+api::Trimmed Service::trim() {
+  // Communicators first: they go on their own thread, while the memory is given back.
+  api::Trimmed trimmed;
+  if (parts_.drop_idle_groups) trimmed.communicators = parts_.drop_idle_groups();
+  trimmed.bytes = parts_.store.trim() + arenas_.trim();
+  return trimmed;
+}
 
 std::vector<api::Job> Service::jobs() const {
   std::vector<api::Job> shown;
@@ -145,16 +151,16 @@ api::Status Service::status() const {
   }
   status.engines = engines();
   status.warnings = handover_notes();
+  for (const auto& device : status.devices)
+    if (device.lost)
+      status.warnings.push_back(fmt::format("{} is lost since {}, engines on it cannot be updated: {}", device.uuid,
+                                            api::show_time(device.lost->since), device.lost->why));
   if (prefault.state == store::PrefaultStatus::State::ended)
     status.warnings.push_back(fmt::format("prefaulting ended with {} of {} ready: {}", show_bytes(prefault.ready_bytes),
                                           show_bytes(prefault.total_bytes), prefault.why));
   for (const auto& record : parts_.jobs.running()) status.running_jobs.push_back(record.id);
   for (const auto& peak : parts_.peaks.all())
     status.peaks.push_back({peak.stage, peak.device, peak.bytes_per_second, peak.bytes, api::show_time(peak.measured)});
-  for (const auto& device : status.devices)
-    if (device.lost)
-      status.warnings.push_back(fmt::format("{} is lost since {}, engines on it cannot be updated: {}", device.uuid,
-                                            api::show_time(device.lost->since), device.lost->why));
   for (const auto& open : parts_.endpoints.in_custody())
     status.in_custody.push_back(open.engine.empty() ? open.device : open.device + " of " + open.engine);
   std::lock_guard lock(mutex_);

@@ -54,7 +54,7 @@ class Service final : public Operations {
   Result<api::Version> version(const std::string& name, const std::string& version, bool tensors) const override;
   Result<> evict(const std::string& name, const std::string& version, bool forget) override;
   Result<api::Version> set_kept(const std::string& name, const std::string& version, bool kept) override;
-  std::uint64_t trim() override;
+  api::Trimmed trim() override;
 
   std::vector<api::Job> jobs() const override;
   Result<api::Job> job(const std::string& id) const override;

@@ -144,6 +144,10 @@ json to_json(const Reload& reload) {
           {"failed", reload.failed}};
 }
 
+json to_json(const Trimmed& trimmed) {
+  return {{"bytes", trimmed.bytes}, {"communicators", trimmed.communicators}};
+}
+
 json to_json(const Status& status) {
   json object{{"daemon_version", status.daemon_version},
               {"pid", status.pid},

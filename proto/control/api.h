@@ -138,6 +138,12 @@ struct DeviceStatus {
   std::optional<LostDevice> lost = {};
 };
 
+/// POST /v1/store/trim: what was given back.
+struct Trimmed {
+  std::uint64_t bytes = 0;         ///< idle memory of the store, and kept arenas
+  std::uint64_t communicators = 0; ///< idle sets of NCCL's, whose memory of the GPUs nobody counts
+};
+
 /// POST /v1/reload, and the last one in Status: what became of reading the configuration again.
 struct Reload {
   Time at{};
@@ -203,6 +209,7 @@ nlohmann::json to_json(const Job&);
 nlohmann::json to_json(const Version&);
 nlohmann::json to_json(const Engine&);
 nlohmann::json to_json(const Reload&);
+nlohmann::json to_json(const Trimmed&);
 nlohmann::json to_json(const Status&);
 nlohmann::json to_json(const UpdatePreview&);
 /// {"error":{"kind":"conflict","sentence":"...","vendor":"...","facts":{"job":"load-17"}}}

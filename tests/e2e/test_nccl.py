@@ -44,6 +44,11 @@ class Nccl(harness.Case):
             self.assert_holds(engine, expected)
         self.assertEqual(daemon.log().count(MADE), 1)
         self.assertEqual(daemon.terminate(), 0)
+        self.assertEqual(daemon.must("trim")["communicators"], 1)
+        self.assertEqual(daemon.must("trim")["communicators"], 0)
+        self.assertEqual(daemon.must("update", "m@2")["state"], "succeeded")
+        self.assert_holds(engine, second)
+        self.assertEqual(daemon.log().count(MADE), 2)
 
     def test_a_failure_names_device_and_step_and_the_next_update_begins_anew(self):
         daemon, engine, source = self.house(environment={"CKPTD_FAKE_NCCL_LATER": "ncclBroadcast:4=2"})

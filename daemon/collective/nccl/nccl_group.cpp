@@ -111,6 +111,10 @@ Groups::~Groups() {
   pool_->drain();
 }
 
+std::size_t Groups::drop_idle() noexcept {
+  return pool_->drop_idle();
+}
+
 void Groups::close() noexcept {
   pool_->close();
 }

@@ -38,6 +38,10 @@ class Groups {
   Result<std::vector<std::unique_ptr<Member>>> make_group(const std::vector<device::Device*>& devices,
                                                           const std::vector<std::string>& names);
 
+  /// Lets go of the sets that wait for their next group, and with them of their memory of the GPUs; how many. Blocks for
+  /// nobody: their own threads finish them.
+  std::size_t drop_idle() noexcept;
+
   /// Makes no more groups, and ends the wait of who makes one.
   void close() noexcept;
 

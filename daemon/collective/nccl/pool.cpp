@@ -62,6 +62,15 @@ void Pool::give_back(std::shared_ptr<Communicators> communicators) noexcept {
   idle_.erase(idle_.begin());
 }
 
+std::size_t Pool::drop_idle() noexcept {
+  const Error reason{ErrorKind::cancelled, "these communicators were given back to save memory of their GPUs"};
+  std::lock_guard lock(mutex_);
+  for (const auto& each : idle_) each->end(Communicators::End::finish, reason);
+  const auto count = idle_.size();
+  idle_.clear();
+  return count;
+}
+
 void Pool::close() noexcept {
   const Error reason{ErrorKind::unavailable, "ckptd is ending"};
   std::lock_guard lock(mutex_);

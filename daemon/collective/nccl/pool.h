@@ -24,6 +24,8 @@ class Pool {
                                                 const std::vector<std::string>& names);
   /// Of a group that ended well.
   void give_back(std::shared_ptr<Communicators> communicators) noexcept;
+  /// Finishes those that wait for their next group; how many.
+  std::size_t drop_idle() noexcept;
   void close() noexcept;
   /// Waits until all have ended, as ~Groups() says.
   void drain();
