@@ -156,7 +156,7 @@ class Running final : public Assembly {
   ~Running() override {
     metrics_server_.reset();
     server_.reset();
-    if (collective_) collective_->close();
+    if (collective_) collective_->close(Deadline::in(shutdown_timeout()));
     jobs_.shutdown();
   }
 
@@ -210,7 +210,8 @@ class Running final : public Assembly {
   void stop() override {
     metrics_server_.reset();
     server_.reset();
-    collective_->close();
+    const auto by = Deadline::in(shutdown_timeout());
+    collective_->close(by);
     jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
     const auto waiting = endpoints_->drain(Deadline::in(shutdown_timeout()));
     for (const auto& open : waiting)

@@ -43,7 +43,7 @@ class Nccl final : public Collective {
     return groups_.make_group(devices, names);
   }
   std::size_t drop_idle() noexcept override { return groups_.drop_idle(); }
-  void close() noexcept override { groups_.close(); }
+  void close(Deadline by) noexcept override { groups_.close(by); }
 
  private:
   nccl::Groups groups_;

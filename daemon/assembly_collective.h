@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/deadline.h"
 #include "common/result.h"
 #include "daemon/collective/group.h"
 #include "daemon/config/config.h"
@@ -25,8 +26,8 @@ class Collective {
 
   /// Lets go of what is kept for the next group; how many sets of devices that was for.
   virtual std::size_t drop_idle() noexcept { return 0; }
-  /// The daemon is ending: nobody is to wait for a group that is being made.
-  virtual void close() noexcept {}
+  /// The daemon is ending: nobody is to wait for a group that is being made, nor beyond `by` for one that hangs.
+  virtual void close(Deadline by) noexcept { static_cast<void>(by); }
 };
 
 }  // namespace ckptd
