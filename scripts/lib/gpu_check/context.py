@@ -116,11 +116,12 @@ class Context:
             raise Skip(f"checkpoint-engine {version} is only in a bundle")
         harness = self.place.import_harness()
         environment = self.python_environment(version)
-        # The rank inherits ours, where the library path is ckptd's.
+        # The rank inherits ours, where the library path is ckptd's. Before `before`: a program that changes the user may
+        # start what the new user could not look up.
         given = ["env", "-u", "LD_LIBRARY_PATH"]
         if "LD_LIBRARY_PATH" in environment:
             given = ["env", "LD_LIBRARY_PATH=" + environment.pop("LD_LIBRARY_PATH")]
         os.environ.update(environment)
-        command = f"{before} {shlex.join([*given, self.python, '-B', *self.rank_program()])}".strip()
+        command = f"{shlex.join(given)} {before} {shlex.join([self.python, '-B', *self.rank_program()])}"
         step(f"a rank with checkpoint-engine {version} to import torch")
         return harness.Engine([self.uuid], rank_commands=[command])
