@@ -93,9 +93,11 @@ class AssertionsCanFail(harness.Case):
         for _ in range(baseline.WARM_UP + 1):
             baseline.check(self.world.daemon, 5)
         held = [UnixConnection(self.world.daemon.socket_path, 5) for _ in range(4)]
+        before = len(self.world.daemon.open_files())
         for connection in held:
             connection.connect()
             self.addCleanup(connection.close)
+        harness.wait_until("the connections to be accepted", lambda: len(self.world.daemon.open_files()) >= before + 4)
         with self.assertRaisesRegex(AssertionError, "descriptors from"):
             baseline.check(self.world.daemon, 1)
 

@@ -185,7 +185,8 @@ class Soak:
         number, plan = 0, None
         try:
             self.warm_up()
-            while number < steps and (seconds is None or time.monotonic() - started < seconds):
+            warm = time.monotonic()
+            while number < steps and (seconds is None or time.monotonic() - warm < seconds):
                 number += 1
                 plan = plans.plan(self.seed, number, members, versions)
                 begun = time.monotonic()
