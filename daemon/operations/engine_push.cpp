@@ -203,6 +203,42 @@ Result<> judge(const EnginePush& push, const Result<>& pushed, const Result<std:
   return std::unexpected(std::move(error));
 }
 
+/// Gives a sleeping server back what it needs for its weights. Nothing is pushed into released memory.
+Result<> wake_for(const EnginePush& push, fleet::Engine& engine, const fleet::Observation& seen) {
+  if (seen.state != fleet::Observation::State::asleep) return {};
+  if (push.wake == fleet::Wake::none)
+    return fail(ErrorKind::conflict,
+                "engine {} is asleep, its memory is released: wake it first, or register it with --wake weights or --wake "
+                "all, so that an update does",
+                push.engine);
+  if (auto woken = engine.wake_weights(push.options->engine_timeout); !woken)
+    return std::unexpected(woken.error().within(fmt::format("engine {} could not be woken for its weights", push.engine)));
+  return {};
+}
+
+/// Of a server that was given a version.
+struct Given {
+  fleet::Mark mark;                         ///< by what it is recognised from now on
+  std::optional<fleet::Observation> after;  ///< absent: it did not answer
+};
+
+/// Of one that slept, the rest is woken first if that is wanted.
+Given look_again(const EnginePush& push, fleet::Engine& engine, const fleet::Observation& before,
+                 std::vector<std::string>& warnings) {
+  if (before.state == fleet::Observation::State::asleep && push.wake == fleet::Wake::all)
+    if (auto woken = engine.wake_rest(push.options->engine_timeout); !woken)
+      warnings.push_back(fmt::format("it has its weights, but could not be woken in full: {}", woken.error().sentence));
+  const auto after = engine.observe(push.options->ping_timeout);
+  Given given{{before.listener, {}}, {}};
+  if (!after) return given;
+  given.after = *after;
+  auto& mark = given.mark;
+  if (!mark.listener) mark.listener = after->listener;
+  // Of another process the label would be that of other weights: the next look finds out.
+  if (!after->listener || after->listener == mark.listener) mark.label = after->weight_version;
+  return given;
+}
+
 /// As judge() has it: the ranks' side is well, or was only ended because of what the engine had said.
 bool engine_failed(const Result<>& pushed, bool cancelled) {
   return pushed || (pushed.error().kind == ErrorKind::cancelled && !cancelled);
@@ -235,10 +271,12 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   RanksEnd ranks_end(job.stop(), push.options->answer_grace, push.options->rank_grace);
   std::optional<EngineCall> engine_call;
   bool written_down = false;
+  fleet::Observation seen;
   // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
   const auto before_offers = [&]() -> Result<> {
-    CKPTD_TRY(timed("ping", [&] { return ping.get(); }));
-    if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id()); }); !written)
+    seen = CKPTD_TRY(timed("ping", [&] { return ping.get(); }));
+    CKPTD_TRY(wake_for(push, *engine, seen));
+    if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id(), seen); }); !written)
       return std::unexpected(written.error().within("the engine was not touched, its update could not be recorded"));
     written_down = true;
     try {
@@ -267,7 +305,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   steps.end(ranks_done);
   note_push(account, report, progress);
   tell_stages(job, push.engine, report);
-  const auto warnings = missing_receipts(push, report);
+  auto warnings = missing_receipts(push, report);
   for (const auto& warning : warnings) spdlog::warn("{}: {}: {}", job.id(), push.engine, warning);
   settle_arenas(push, pushed.has_value(), report, arenas);
   if (!pushed && !written_down) return std::unexpected(pushed.error());
@@ -284,9 +322,11 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     write_failure(push, job.id(), verdict.error(), progress.touched);
     return std::unexpected(verdict.error());
   }
+  const auto given = look_again(push, *engine, seen, warnings);
   steps.end();
   const auto engine_wait_seconds = seconds_since(ranks_done);
-  CKPTD_TRY(timed("journal", [&] { return write_success(push, job.id()); }));
+  CKPTD_TRY(timed("journal", [&] { return write_success(push, job.id(), given.mark); }));
+  note_given(push.engine, given.after);
   const auto seconds = seconds_since(start);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());

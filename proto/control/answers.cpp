@@ -217,6 +217,23 @@ Result<Engine> parse_engine(const json& value) {
   reader.required("state", engine.state);
   reader.optional("poisoned", engine.poisoned);
   reader.optional("job", engine.job);
+  reader.optional("previous", engine.previous);
+  reader.optional("ready", engine.ready);
+  reader.optional("why", engine.why);
+  reader.optional("next", engine.next);
+  read_time(reader, "since", engine.since);
+  read_time(reader, "retry_at", engine.retry_at);
+  reader.optional("last_error", engine.last_error);
+  reader.optional("follow", engine.follow);
+  reader.optional("drained", engine.drained);
+  reader.optional("wake", engine.wake);
+  reader.optional("label", engine.label);
+  reader.optional("pid", engine.pid);
+  reader.optional("server", engine.server);
+  reader.optional("warnings", engine.warnings);
+  reader.optional("restarts", engine.restarts);
+  reader.optional("own_updates", engine.own_updates);
+  reader.optional("own_failures", engine.own_failures);
   CKPTD_TRY(reader.finish());
   return engine;
 }
@@ -238,6 +255,7 @@ Result<Status> parse_status(const json& value) {
   reader.required("daemon_version", status.daemon_version);
   reader.required("ready", status.ready);
   reader.optional("pid", status.pid);
+  reader.optional("drained", status.drained);
   read_time(reader, "started", status.started);
   reader.optional("preloads", status.preloads);
   reader.optional("not_ready", status.not_ready);

@@ -109,6 +109,32 @@ Result<EngineRequest> parse_engine_request(std::string_view body) {
   refuse_empty(reader, "endpoint", request.endpoint);
   refuse_empty(reader, "checkpoint", request.checkpoint);
   refuse_empty(reader, "devices", request.devices);
+  reader.optional("target", request.target);
+  reader.optional("follow", request.follow);
+  reader.optional("wake", request.wake);
+  if (request.wake != "none" && request.wake != "weights" && request.wake != "all")
+    reader.complain_about("wake", R"(is "none", "weights" or "all")");
+  CKPTD_TRY(reader.finish());
+  return request;
+}
+
+Result<EngineChange> parse_engine_change(std::string_view body) {
+  auto document = CKPTD_TRY(parse_document(body));
+  ObjectReader reader(document, kReadingRequest);
+  EngineChange change;
+  reader.required("target", change.target);
+  refuse_empty(reader, "target", change.target);
+  CKPTD_TRY(reader.finish());
+  return change;
+}
+
+Result<RollbackRequest> parse_rollback_request(std::string_view body) {
+  auto document = CKPTD_TRY(parse_document(body));
+  ObjectReader reader(document, kReadingRequest);
+  RollbackRequest request;
+  reader.optional("engines", request.engines);
+  reader.optional("force", request.force);
+  refuse_empty(reader, "engines", request.engines);
   CKPTD_TRY(reader.finish());
   return request;
 }
@@ -136,10 +162,23 @@ json to_json(const UpdateRequest& request) {
 }
 
 json to_json(const EngineRequest& request) {
-  return {{"kind", request.kind},
-          {"endpoint", request.endpoint},
-          {"checkpoint", request.checkpoint},
-          {"devices", request.devices}};
+  json object{{"kind", request.kind},
+              {"endpoint", request.endpoint},
+              {"checkpoint", request.checkpoint},
+              {"devices", request.devices}};
+  // Only what is not usual: an older daemon refuses members that it does not know.
+  if (!request.target.empty()) object["target"] = request.target;
+  if (!request.follow) object["follow"] = false;
+  if (request.wake != "none") object["wake"] = request.wake;
+  return object;
+}
+
+json to_json(const EngineChange& change) {
+  return {{"target", change.target}};
+}
+
+json to_json(const RollbackRequest& request) {
+  return {{"engines", request.engines}, {"force", request.force}};
 }
 
 }  // namespace ckptd::proto::control

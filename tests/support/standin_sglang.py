@@ -401,6 +401,7 @@ def parse_arguments():
     parser.add_argument("--program", help="reference_rank, for --kind reference")
     parser.add_argument("--rank", action="append", help="command of a rank, in place of --kind")
     parser.add_argument("--unix", help="listen on this Unix socket instead of a free port of 127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; 0: a free one")
     parser.add_argument("--sequential", action="store_true", help="a rank starts its session after the one before it")
     parser.add_argument("--api-key")
     return parser.parse_args()
@@ -427,7 +428,7 @@ def main():
             if "tensors" not in state:
                 sys.exit(f"standin_sglang.py: a rank did not start: {state}")
         handler = make_handler(server)
-        http = UnixServer(arguments.unix, handler) if arguments.unix else TcpServer(("127.0.0.1", 0), handler)
+        http = UnixServer(arguments.unix, handler) if arguments.unix else TcpServer(("127.0.0.1", arguments.port), handler)
         threading.Thread(target=http.serve_forever, daemon=True).start()
         print("ready", arguments.unix or http.server_address[1], flush=True)
         while not stop:
