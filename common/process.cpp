@@ -30,8 +30,8 @@ std::uint64_t number(std::string_view text) {
   return value;
 }
 
-std::optional<Stat> stat_of(int pid) {
-  UniqueFd fd(::open(fmt::format("/proc/{}/stat", pid).c_str(), O_RDONLY | O_CLOEXEC));
+std::optional<Stat> stat_of(int pid, const std::string& root = {}) {
+  UniqueFd fd(::open(fmt::format("{}/proc/{}/stat", root, pid).c_str(), O_RDONLY | O_CLOEXEC));
   std::array<char, 1024> text;
   const auto bytes = fd ? ::read(fd.get(), text.data(), text.size()) : -1;
   if (bytes <= 0) return std::nullopt;
@@ -57,8 +57,8 @@ bool has_exited(const Stat& stat) { return (stat.state == 'Z' || stat.state == '
 
 }  // namespace
 
-ProcessId process_with(int pid) {
-  const auto stat = pid > 0 ? stat_of(pid) : std::nullopt;
+ProcessId process_with(int pid, const std::string& root) {
+  const auto stat = pid > 0 ? stat_of(pid, root) : std::nullopt;
   return {pid, stat ? stat->started : 0};
 }
 

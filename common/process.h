@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace ckptd {
 
@@ -15,8 +16,8 @@ struct ProcessId {
   bool operator==(const ProcessId&) const = default;
 };
 
-/// The process that has this number now.
-ProcessId process_with(int pid);
+/// The process that has this number now. `root` stands before /proc.
+ProcessId process_with(int pid, const std::string& root = {});
 
 /// Certain: its memory and its descriptors are given up, whether or not its parent has taken note. False when nobody can
 /// tell.

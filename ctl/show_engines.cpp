@@ -87,6 +87,8 @@ std::string show_engine(const Engine& engine, const View& view) {
       {"by itself", by_itself(engine)},
       {"last error", engine.last_error},
       {"warnings", fmt::format("{}", fmt::join(engine.warnings, "\n"))},
+      {"API key file", engine.api_key_file},
+      {"admin key file", engine.admin_key_file},
       {"poisoned", is_poisoned(engine) ? engine.poisoned + "\n" + cure_for(engine) : ""},
   });
 }

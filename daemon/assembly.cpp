@@ -12,7 +12,9 @@
 #include "daemon/device/cuda/cuda_device.h"
 #endif
 #include "daemon/device/host/host_device.h"
+#include "daemon/fleet/lmdeploy/lmdeploy_engine.h"
 #include "daemon/fleet/sglang/sglang_engine.h"
+#include "daemon/fleet/vllm/vllm_engine.h"
 #include "daemon/metrics/metrics.h"
 #include "daemon/operations/make.h"
 #include "daemon/ranks/checkpoint_engine/endpoints.h"
@@ -47,14 +49,18 @@ Result<Devices> make_devices(const config::Config& config) {
   return devices;
 }
 
-Result<std::unique_ptr<fleet::Engine>> make_engine(const std::string& kind, const std::string& name,
-                                                   const std::string& endpoint, std::chrono::milliseconds connect) {
-  auto where = CKPTD_TRY(http::Endpoint::parse(endpoint));
-  if (kind == "sglang") return fleet::sglang::make_engine(name, std::move(where), connect);
+Result<std::unique_ptr<fleet::Engine>> make_engine(const journal::EngineRecord& engine,
+                                                   std::chrono::milliseconds connect) {
+  auto endpoint = CKPTD_TRY(http::Endpoint::parse(engine.endpoint));
+  fleet::Address address{engine.name,         engine.kind,           std::move(endpoint),
+                         engine.api_key_file, engine.admin_key_file, connect};
+  if (engine.kind == "sglang") return fleet::sglang::make_engine(std::move(address));
+  if (engine.kind == "vllm") return fleet::vllm::make_engine(std::move(address));
+  if (engine.kind == "lmdeploy") return fleet::lmdeploy::make_engine(std::move(address));
   std::string known;
   for (const auto& each : fleet::known_kinds()) known += (known.empty() ? "" : ", ") + each;
-  return fail(ErrorKind::invalid_argument, "'{}' is not a kind of engine that this build speaks to; it knows: {}", kind,
-              known);
+  return fail(ErrorKind::invalid_argument, "'{}' is not a kind of engine that this build speaks to; it knows: {}",
+              engine.kind, known);
 }
 
 store::LockPolicy policy_of(config::Lock lock) {
@@ -153,6 +159,8 @@ api::EngineRequest request_of(const config::Engine& engine) {
           .endpoint = engine.endpoint,
           .checkpoint = engine.checkpoint,
           .devices = engine.devices,
+          .api_key_file = engine.api_key_file,
+          .admin_key_file = engine.admin_key_file,
           .target = engine.target,
           .follow = engine.follow,
           .wake = name_of(engine.wake)};
@@ -176,7 +184,7 @@ class Running final : public Assembly {
   ~Running() override {
     metrics_server_.reset();
     server_.reset();
-    if (collective_) collective_->close();
+    if (collective_) collective_->close(Deadline::in(shutdown_timeout()));
     jobs_.shutdown();
   }
 
@@ -206,10 +214,8 @@ class Running final : public Assembly {
     operations_ = operations::make_operations(
         {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices,
          [this](const auto& members, const auto& names) { return collective_->make_group(members, names); },
-         [connect = config_.engine_connect_timeout](const auto& kind, const auto& name, const auto& endpoint) {
-           return make_engine(kind, name, endpoint, connect);
-         },
-         *peaks_, [this] { return reread(); }},
+         [connect = config_.engine_connect_timeout](const auto& engine) { return make_engine(engine, connect); },
+         *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle(); }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
     server_ = CKPTD_TRY(control::Server::start(control_options(), *operations_));
@@ -231,7 +237,8 @@ class Running final : public Assembly {
     operations_->stop_watching();  // a look that is under way may last as long as timeouts.ping
     metrics_server_.reset();
     server_.reset();
-    collective_->close();
+    const auto by = Deadline::in(shutdown_timeout());
+    collective_->close(by);
     jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
     const auto waiting = endpoints_->drain(Deadline::in(shutdown_timeout()));
     for (const auto& open : waiting)

@@ -33,8 +33,9 @@ struct Preload {
 
 struct Engine {
   std::string name, kind, endpoint, checkpoint;
-  std::vector<std::string> devices;
-  std::string target;  ///< NAME@VERSION, for an engine that has none yet; empty: none
+  std::vector<std::string> devices = {};
+  std::string api_key_file = {}, admin_key_file = {};  ///< paths; empty: no such key
+  std::string target = {};  ///< NAME@VERSION, for an engine that has none yet; empty: none
   bool follow = true;
   Wake wake = Wake::none;
   bool operator==(const Engine&) const = default;

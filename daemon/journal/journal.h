@@ -21,7 +21,7 @@
 
 namespace ckptd::journal {
 
-inline constexpr int kFormat = 2;  ///< 1 had targets and what was served, and nothing of the life cycle
+inline constexpr int kFormat = 2;  ///< 1 had no life cycle and no keys
 
 /// A version as an engine has it: identity and schema tell whether it is still the same one.
 struct VersionRecord {
@@ -48,6 +48,7 @@ struct EngineRecord {
   std::string lost = {};                   ///< empty, or why it does not hold `serving` any more
   bool changed_by_others = false;          ///< that is because somebody else gave it weights
   bool drained = false;                    ///< out of service until an operator says otherwise
+  std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys; empty: none. Since format 2
   bool operator==(const EngineRecord&) const = default;
 };
 

@@ -57,6 +57,8 @@ Json engine_json(const EngineRecord& engine) {
   if (!engine.lost.empty()) json["lost"] = engine.lost;
   if (engine.changed_by_others) json["changed_by_others"] = true;
   if (engine.drained) json["drained"] = true;
+  if (!engine.api_key_file.empty()) json["api_key_file"] = engine.api_key_file;
+  if (!engine.admin_key_file.empty()) json["admin_key_file"] = engine.admin_key_file;
   return json;
 }
 
@@ -174,7 +176,7 @@ EngineRecord read_engine(const Reader& reader) {
   else
     reader.expect_members({"name", "kind", "endpoint", "checkpoint", "devices", "poisoned"},
                           {"target", "serving", "follow", "wake", "previous", "listener", "label", "lost",
-                           "changed_by_others", "drained"});
+                           "changed_by_others", "drained", "api_key_file", "admin_key_file"});
   return {.name = reader.text("name"),
           .kind = reader.text("kind"),
           .endpoint = reader.text("endpoint"),
@@ -190,7 +192,9 @@ EngineRecord read_engine(const Reader& reader) {
           .label = reader.text_or("label", {}),
           .lost = reader.text_or("lost", {}),
           .changed_by_others = reader.truth_or("changed_by_others", false),
-          .drained = reader.truth_or("drained", false)};
+          .drained = reader.truth_or("drained", false),
+          .api_key_file = reader.text_or("api_key_file", {}),
+          .admin_key_file = reader.text_or("admin_key_file", {})};
 }
 
 Phase read_phase(const Reader& reader) {

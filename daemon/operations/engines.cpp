@@ -16,6 +16,18 @@ Result<> check_engine_name(const std::string& name) {
               "'{}' is not an engine name: write 1 to 64 letters, digits, '.', '_' and '-', as in sglang-0", name);
 }
 
+journal::EngineRecord record_of(const api::EngineRequest& request) {
+  return {.name = request.name,
+          .kind = request.kind,
+          .endpoint = request.endpoint,
+          .checkpoint = request.checkpoint,
+          .devices = request.devices,
+          .follow = request.follow,
+          .wake = request.wake,
+          .api_key_file = request.api_key_file,
+          .admin_key_file = request.admin_key_file};
+}
+
 }  // namespace
 
 Result<std::vector<device::Device*>> Service::devices_named(const std::vector<std::string>& uuids) const {
@@ -43,7 +55,7 @@ std::vector<api::Engine> Service::engines() const {
   return shown;
 }
 
-Result<journal::EngineRecord> Service::record_of(const std::string& engine) const {
+Result<journal::EngineRecord> Service::known_engine(const std::string& engine) const {
   const auto records = parts_.journal.contents().engines;
   const auto at = std::ranges::find(records, engine, &journal::EngineRecord::name);
   if (at == records.end()) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", engine);
@@ -51,14 +63,14 @@ Result<journal::EngineRecord> Service::record_of(const std::string& engine) cons
 }
 
 Result<api::Engine> Service::engine(const std::string& name) const {
-  return show_engine(CKPTD_TRY(record_of(name)), parts_.journal.contents().drained);
+  return show_engine(CKPTD_TRY(known_engine(name)), parts_.journal.contents().drained);
 }
 
 /// All that can be said of it without changing anything.
 Result<> Service::check_engine(const api::EngineRequest& request) const {
   CKPTD_TRY(check_engine_name(request.name));
   CKPTD_TRY(weights::parse_checkpoint_name(request.checkpoint));
-  CKPTD_TRY(parts_.make_engine(request.kind, request.name, request.endpoint));
+  CKPTD_TRY(parts_.make_engine(record_of(request)));
   CKPTD_TRY(devices_named(request.devices));
   if (!fleet::wake_named(request.wake))
     return fail(ErrorKind::invalid_argument, "'{}' is not what may be woken of a sleeping engine: write none, weights or all",
@@ -69,13 +81,7 @@ Result<> Service::check_engine(const api::EngineRequest& request) const {
 
 Result<api::Engine> Service::put_engine(const api::EngineRequest& request) {
   CKPTD_TRY(check_engine(request));
-  journal::EngineRecord wanted{.name = request.name,
-                               .kind = request.kind,
-                               .endpoint = request.endpoint,
-                               .checkpoint = request.checkpoint,
-                               .devices = request.devices,
-                               .follow = request.follow,
-                               .wake = request.wake};
+  auto wanted = record_of(request);
   if (!request.target.empty()) wanted.target = journal::VersionRecord{request.target, {}, {}};
   {
     std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
@@ -113,6 +119,14 @@ Result<> Service::remove_engine(const std::string& name) {
   }
   std::lock_guard lock(mutex_);
   sightings_.erase(name);
+  return {};
+}
+
+Result<> Service::check_not_lost(const EnginePush& push) const {
+  for (const auto* device : push.devices)
+    if (const auto lost = device->lost())
+      return std::unexpected(lost->error.within(fmt::format("engine {} cannot be updated, its {} is lost since {}", push.engine,
+                                                            device->identity().uuid, api::show_time(lost->since))));
   return {};
 }
 

@@ -82,6 +82,8 @@ api::Engine Service::show_engine(const journal::EngineRecord& record, bool node_
   if (record.previous) engine.previous = record.previous->id;
   engine.follow = record.follow;
   engine.wake = record.wake;
+  engine.api_key_file = record.api_key_file;
+  engine.admin_key_file = record.admin_key_file;
   engine.drained = record.drained || node_drained;
 
   std::lock_guard lock(mutex_);
@@ -125,7 +127,7 @@ api::Engine Service::show_engine(const journal::EngineRecord& record, bool node_
 
 milliseconds Service::look_after(const std::string& engine) {
   const auto now = options();
-  const auto record = record_of(engine);
+  const auto record = known_engine(engine);
   if (!record) return now->engine_poll_slowest;  // it is being removed
   std::uint64_t touched = 0;
   {
@@ -133,7 +135,7 @@ milliseconds Service::look_after(const std::string& engine) {
     if (updating_.contains(engine)) return now->engine_poll;  // it has better things to do than to answer us
     touched = sightings_[engine].touched;
   }
-  auto server = parts_.make_engine(record->kind, record->name, record->endpoint);
+  auto server = parts_.make_engine(*record);
   if (!server) {
     note_refusal(engine, server.error());
     return now->engine_poll_slowest;
@@ -150,7 +152,7 @@ milliseconds Service::look_after(const std::string& engine) {
 
 bool Service::take_in(const std::string& engine, std::uint64_t touched, Result<fleet::Observation> seen) {
   using Seen = fleet::Observation::State;
-  const auto record = record_of(engine);
+  const auto record = known_engine(engine);
   if (!record) return false;
   std::lock_guard lock(mutex_);
   auto& sighting = sightings_[engine];
@@ -201,7 +203,7 @@ void Service::describe_once(const std::string& engine, fleet::Engine& server) {
 
 void Service::write_loss(const std::string& engine, std::uint64_t touched) {
   std::lock_guard starting(starting_);  // no update begins meanwhile
-  const auto record = record_of(engine);
+  const auto record = known_engine(engine);
   if (!record) return;
   fleet::Look look;
   {

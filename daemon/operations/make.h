@@ -38,12 +38,13 @@ struct Parts {
   std::function<Result<std::vector<std::unique_ptr<collective::Member>>>(const std::vector<device::Device*>&,
                                                                          const std::vector<std::string>&)>
       make_group;
-  std::function<Result<std::unique_ptr<fleet::Engine>>(const std::string& kind, const std::string& name,
-                                                       const std::string& endpoint)>
-      make_engine;
+  /// invalid_argument for a kind or an endpoint that is none.
+  std::function<Result<std::unique_ptr<fleet::Engine>>(const journal::EngineRecord&)> make_engine;
   journal::Peaks& peaks;
   /// Reads the configuration again, for reload(). Called from one thread at a time.
   std::function<Result<Reread>()> reread = {};
+  /// Lets go of what make_group() keeps for the next group; how many sets that were.
+  std::function<std::size_t()> drop_idle_groups = {};
 };
 
 struct Preload {

@@ -27,7 +27,7 @@ journal::VersionRecord record_of_version(const catalogue::Catalogue& catalogue, 
 Result<api::Engine> Service::change_engine(const std::string& name, const api::EngineChange& change) {
   {
     std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
-    const auto record = CKPTD_TRY(record_of(name));
+    const auto record = CKPTD_TRY(known_engine(name));
     CKPTD_TRY(check_target(change.target, record.checkpoint));
     CKPTD_TRY(check_not_updating(name));
     const auto target = record_of_version(parts_.catalogue, CKPTD_TRY(weights::CheckpointId::parse(change.target)));
@@ -50,7 +50,7 @@ Result<api::Job> Service::roll_back(const api::RollbackRequest& request) {
   if (request.engines.empty())
     for (const auto& engine : parts_.journal.contents().engines)
       if (engine.previous) engines.push_back(engine);
-  for (const auto& name : request.engines) engines.push_back(CKPTD_TRY(record_of(name)));
+  for (const auto& name : request.engines) engines.push_back(CKPTD_TRY(known_engine(name)));
   if (engines.empty())
     return fail(ErrorKind::not_found, "no engine was ever given another version than the one that it has: there is "
                                       "nothing to go back to");
@@ -87,7 +87,7 @@ Result<api::Job> Service::roll_back(const api::RollbackRequest& request) {
 }
 
 Result<api::Engine> Service::set_drained(const std::string& name, bool drained) {
-  CKPTD_TRY(record_of(name));
+  CKPTD_TRY(known_engine(name));
   CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
     for (auto& engine : contents.engines)
       if (engine.name == name) engine.drained = drained;

@@ -25,7 +25,8 @@ namespace ckptd::operations {
 
 /// One update of one engine, decided but not begun.
 struct EnginePush {
-  std::string engine, kind, endpoint;
+  std::string engine;
+  journal::EngineRecord known;  ///< the engine, as it was recorded when this was decided
   std::vector<device::Device*> devices;
   std::string weight_version;     ///< VERSION, as the engine labels it
   journal::VersionRecord record;  ///< what it will serve
@@ -58,7 +59,7 @@ class Service final : public Operations {
   Result<api::Version> version(const std::string& name, const std::string& version, bool tensors) const override;
   Result<> evict(const std::string& name, const std::string& version, bool forget) override;
   Result<api::Version> set_kept(const std::string& name, const std::string& version, bool kept) override;
-  std::uint64_t trim() override;
+  api::Trimmed trim() override;
 
   std::vector<api::Job> jobs() const override;
   Result<api::Job> job(const std::string& id) const override;
@@ -170,7 +171,7 @@ class Service final : public Operations {
   Result<std::vector<device::Device*>> devices_named(const std::vector<std::string>& uuids) const;
   Result<> check_engine(const api::EngineRequest& request) const;
   Result<> check_not_updating(const std::string& engine) const;
-  Result<journal::EngineRecord> record_of(const std::string& engine) const;
+  Result<journal::EngineRecord> known_engine(const std::string& engine) const;
 
   // lifecycle.cpp: looks at engines, decides, and acts
   /// What is known of an engine beside its record; gone with the daemon.
@@ -215,6 +216,8 @@ class Service final : public Operations {
 
   // orders.cpp: what an operator says of engines
   Result<> check_target(const std::string& target, const std::string& checkpoint) const;
+  /// That none of its devices is lost.
+  Result<> check_not_lost(const EnginePush& push) const;
 
   // reload.cpp
   Result<api::Reload> apply_reread();

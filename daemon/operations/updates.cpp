@@ -76,6 +76,7 @@ Result<api::UpdatePreview> Service::preview_update(const api::UpdateRequest& req
   const auto admitted = CKPTD_TRY(admit(request, id));
   api::UpdatePreview preview{.checkpoint = id.show(), .engines = {}};
   for (const auto& push : admitted.pushes) {
+    CKPTD_TRY(check_not_lost(push));
     const auto arena_bytes = CKPTD_TRY(affordable_arena_bytes(push, admitted.lease->manifest));
     const auto plan = CKPTD_TRY(plan_push(push, *admitted.lease, arena_bytes));
     api::UpdatePreview::PerEngine engine;
@@ -174,8 +175,7 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
                            {wanted.id, wanted.identity, wanted.schema}, differences, request.force));
     EnginePush push;
     push.engine = engine.name;
-    push.kind = engine.kind;
-    push.endpoint = engine.endpoint;
+    push.known = engine;
     push.devices = CKPTD_TRY(devices_named(engine.devices));
     push.weight_version = id.version;
     push.record = wanted;

@@ -43,13 +43,16 @@ json quarantine_object(const Quarantine& quarantine) {
 }
 
 json device_object(const DeviceStatus& device) {
-  return {{"uuid", device.uuid},
-          {"kind", device.kind},
-          {"free_bytes", device.free_bytes},
-          {"arena_bytes", device.arena_bytes},
-          {"kept_arena_bytes", device.kept_arena_bytes},
-          {"quarantined_bytes", device.quarantined_bytes},
-          {"quarantine", array_of(device.quarantine, quarantine_object)}};
+  json object{{"uuid", device.uuid},
+              {"kind", device.kind},
+              {"free_bytes", device.free_bytes},
+              {"arena_bytes", device.arena_bytes},
+              {"kept_arena_bytes", device.kept_arena_bytes},
+              {"quarantined_bytes", device.quarantined_bytes},
+              {"quarantine", array_of(device.quarantine, quarantine_object)}};
+  if (device.lost)
+    object["lost"] = {{"since", show_time(device.lost->since)}, {"why", device.lost->why}, {"vendor", device.lost->vendor}};
+  return object;
 }
 
 json prefault_object(const PrefaultInfo& prefault) {
@@ -139,7 +142,9 @@ json to_json(const Engine& engine) {
               {"pid", engine.pid},           {"server", engine.server},
               {"warnings", engine.warnings}, {"last_error", engine.last_error},
               {"restarts", engine.restarts}, {"own_updates", engine.own_updates},
-              {"own_failures", engine.own_failures}};
+              {"own_failures", engine.own_failures},
+              {"api_key_file", engine.api_key_file},
+              {"admin_key_file", engine.admin_key_file}};
   if (engine.since) object["since"] = show_time(*engine.since);
   if (engine.retry_at) object["retry_at"] = show_time(*engine.retry_at);
   return object;
@@ -150,6 +155,10 @@ json to_json(const Reload& reload) {
           {"applied", reload.applied},
           {"needs_restart", reload.needs_restart},
           {"failed", reload.failed}};
+}
+
+json to_json(const Trimmed& trimmed) {
+  return {{"bytes", trimmed.bytes}, {"communicators", trimmed.communicators}};
 }
 
 json to_json(const Status& status) {

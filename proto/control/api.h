@@ -6,6 +6,7 @@
 // the member. Parsing an answer (ctl) ignores unknown members, so that an older ckptctl can talk to a newer daemon.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
@@ -52,11 +53,17 @@ struct UpdateRequest {
   std::string idempotency_key;
 };
 
+/// The kinds of engines, for whoever only speaks to the daemon; the daemon's own list is fleet::known_kinds(), and a test
+/// compares them.
+inline constexpr std::array<std::string_view, 3> kEngineKinds{"sglang", "vllm", "lmdeploy"};
+
 /// PUT /v1/engines/{name}   {"kind":"sglang","endpoint":"http://127.0.0.1:30000","checkpoint":"NAME","devices":["HOST-0"],
+///                           "api_key_file":"/etc/ckptd/sglang.key","admin_key_file":"/etc/ckptd/sglang-admin.key",
 ///                           "target":"NAME@VERSION","follow":true,"wake":"none"}
 struct EngineRequest {
   std::string name, kind, endpoint, checkpoint;
   std::vector<std::string> devices = {};  ///< empty: all
+  std::string api_key_file = {}, admin_key_file = {};  ///< absolute paths on the daemon's machine; empty: no such key
   std::string target = {};      ///< NAME@VERSION for an engine that has no target yet; empty: none
   bool follow = true;           ///< the daemon brings it to its target by itself
   std::string wake = "none";    ///< of a sleeping server that is to be given another version: none, weights, all
@@ -140,6 +147,7 @@ struct Engine {
   std::vector<std::string> warnings = {};  ///< of the way in which it was started
   std::uint64_t restarts = 0;         ///< of its server that were noticed, since the daemon started
   std::uint64_t own_updates = 0, own_failures = 0;  ///< that the daemon began by itself
+  std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys
   bool operator==(const Engine&) const = default;
 };
 
@@ -152,6 +160,13 @@ struct Quarantine {
   Time since{};
 };
 
+/// That nothing of a device works any more until the daemon is restarted.
+struct LostDevice {
+  Time since{};
+  std::string why;     ///< one sentence: the call that failed first, and what to do
+  std::string vendor;  ///< the driver's own word for it
+};
+
 struct DeviceStatus {
   std::string uuid, kind;
   std::uint64_t free_bytes = 0;
@@ -159,6 +174,13 @@ struct DeviceStatus {
   std::uint64_t kept_arena_bytes = 0;  ///< waiting for the next update
   std::uint64_t quarantined_bytes = 0;  ///< the sum of what follows
   std::vector<Quarantine> quarantine = {};
+  std::optional<LostDevice> lost = {};
+};
+
+/// POST /v1/store/trim: what was given back.
+struct Trimmed {
+  std::uint64_t bytes = 0;         ///< idle memory of the store, and kept arenas
+  std::uint64_t communicators = 0; ///< idle sets of NCCL's, whose memory of the GPUs nobody counts
 };
 
 /// POST /v1/reload, and the last one in Status: what became of reading the configuration again.
@@ -231,6 +253,7 @@ nlohmann::json to_json(const Job&);
 nlohmann::json to_json(const Version&);
 nlohmann::json to_json(const Engine&);
 nlohmann::json to_json(const Reload&);
+nlohmann::json to_json(const Trimmed&);
 nlohmann::json to_json(const Status&);
 nlohmann::json to_json(const UpdatePreview&);
 /// {"error":{"kind":"conflict","sentence":"...","vendor":"...","facts":{"job":"load-17"}}}

@@ -27,7 +27,7 @@ import time
 PATIENCE = float(os.environ.get("CKPTD_TEST_PATIENCE") or 1)
 SUITE = "bookworm"
 # What a machine has that runs systemd services, and Python for the stand-in engine.
-PACKAGES = ("systemd", "systemd-sysv", "dbus", "init-system-helpers", "python3")
+PACKAGES = ("systemd", "systemd-sysv", "dbus", "init-system-helpers", "python3", "acl", "curl")
 TOOLS = ("debootstrap", "systemd-nspawn", "nsenter", "dpkg-deb")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

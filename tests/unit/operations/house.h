@@ -62,9 +62,8 @@ struct House {
     options.prefetch.throttle = throttle;
     operations = operations::make_operations(
         {*catalogue, *store, *jobs, *journal, endpoints, raw, collective::local::make_group,
-         [this](const std::string&, const std::string& name,
-                const std::string&) -> Result<std::unique_ptr<fleet::Engine>> {
-           return std::make_unique<FakeEngine>(behaviour_of(name), endpoints);
+         [this](const journal::EngineRecord& engine) -> Result<std::unique_ptr<fleet::Engine>> {
+           return std::make_unique<FakeEngine>(behaviour_of(engine.name), endpoints);
          },
          *peaks, [this] { return reread(); }},
         options);
