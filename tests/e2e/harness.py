@@ -296,8 +296,11 @@ class Daemon:
     def version(self, name, version):
         return self.http("GET", f"/v1/checkpoints/{name.replace('/', '%2F')}/versions/{version}")
 
-    def add_engine(self, name, engine, checkpoint, devices=()):
+    def add_engine(self, name, engine, checkpoint, devices=(), follow=False, target=None):
+        """Without `follow` the daemon leaves it alone: most tests begin their updates themselves."""
         flags = ["--devices", ",".join(devices)] if devices else []
+        flags += [] if follow else ["--no-follow"]
+        flags += ["--target", target] if target else []
         return self.must("engine", "add", name, "--kind", engine.kind, "--endpoint", engine.endpoint,
                          "--checkpoint", checkpoint, *flags)
 
@@ -325,7 +328,7 @@ class Engine:
     """A stand-in server of a kind, and its ranks."""
 
     def __init__(self, devices=("HOST-0", "HOST-1"), ranks=None, unix=False, sequential=False, api_key=None,
-                 rank_commands=None, environment=None, port=None, kind="sglang", arguments=()):
+                 rank_commands=None, environment=None, kind="sglang", arguments=(), port=None):
         self.kind = kind
         self.devices = list(devices)
         self.directory = tempfile.mkdtemp(prefix="engine-", dir="/tmp")
