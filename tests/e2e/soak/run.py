@@ -164,6 +164,7 @@ class Soak:
                 member.restart()
             else:
                 member.forget_faults()
+        invariants.custody_ends(world)
         invariants.brought_back(world)
         invariants.one_version_or_marked(world)
 
@@ -198,6 +199,7 @@ class Soak:
             plan = None
             self.heal(versions[0])
             invariants.ranks_are_free(self.world)
+            invariants.custody_ends(self.world)
         except (AssertionError, OSError, ValueError, KeyError) as error:
             what = f"step {number}: {plan}" if plan else ("the last update" if number else "the first updates")
             raise Failure(f"seed {self.seed}, {what}\n{type(error).__name__}: {error}\n"

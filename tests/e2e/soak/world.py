@@ -18,7 +18,7 @@ ENGINES = (
     ("draft", "sglang", 2, {"arguments": ("--draft-models", "1")}),
     ("vllm", "vllm", 2, {"follow": True}),
     ("old-vllm", "vllm", 1, {"rank": "--dialect C", "unix": True}),
-    ("lmdeploy", "lmdeploy", 2, {"arguments": ("--empty-init",)}),
+    ("lmdeploy", "lmdeploy", 2, {"arguments": ("--empty-init",), "wake": "weights"}),
 )
 MODEL_BYTES, BIG_BYTES = 4_000_000, 48_000_000
 VERSIONS = 3
@@ -35,8 +35,8 @@ def start_engine(kind, devices, rank=None, **options):
 class Member:
     """One engine of the node, as the soak knows it."""
 
-    def __init__(self, name, kind, devices, follow=False, **options):
-        self.name, self.kind, self.devices, self.follow = name, kind, devices, follow
+    def __init__(self, name, kind, devices, follow=False, wake="none", **options):
+        self.name, self.kind, self.devices, self.follow, self.wake = name, kind, devices, follow, wake
         self.engine = start_engine(kind, devices, **options)
 
     def running(self):
@@ -100,7 +100,9 @@ class World:
 
     def register(self):
         for member in self.members:
-            self.daemon.add_engine(member.name, member.engine, "m", devices=member.devices, follow=member.follow)
+            self.daemon.must("engine", "add", member.name, "--kind", member.kind, "--endpoint", member.engine.endpoint,
+                             "--checkpoint", "m", "--devices", ",".join(member.devices), "--wake", member.wake,
+                             *([] if member.follow else ["--no-follow"]))
 
     def start_daemon(self):
         """Again, with the state directory that it left; whatever was in its store is gone."""
