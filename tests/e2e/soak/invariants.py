@@ -73,9 +73,12 @@ def brought_back(world):
         if not target:
             continue  # nobody has given it one yet
         world.ensure_resident(target)
-        harness.wait_until(f"{member.name} to be brought to {target} by itself", lambda: (
-            lambda record: (record["state"], record["serving"], record["job"]) == ("serving", target, ""))(
-                world.daemon.engine(member.name)), seconds)
+        try:
+            harness.wait_until(f"{member.name} to be brought to {target} by itself", lambda: (
+                lambda record: (record["state"], record["serving"], record["job"]) == ("serving", target, ""))(
+                    world.daemon.engine(member.name)), seconds)
+        except AssertionError as late:
+            raise AssertionError(f"{late}; {world.daemon.engine(member.name)}") from None
         holds(member, target, world.sources[target])
 
 
