@@ -325,7 +325,7 @@ class Engine:
     """A stand-in server of a kind, and its ranks."""
 
     def __init__(self, devices=("HOST-0", "HOST-1"), ranks=None, unix=False, sequential=False, api_key=None,
-                 rank_commands=None, environment=None, port=None, kind="sglang", arguments=()):
+                 rank_commands=None, environment=None, kind="sglang", arguments=(), port=None):
         self.kind = kind
         self.devices = list(devices)
         self.directory = tempfile.mkdtemp(prefix="engine-", dir="/tmp")
