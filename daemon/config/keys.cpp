@@ -148,7 +148,8 @@ std::vector<Key<Config>> make_config_keys() {
       key("timeouts.reload", "", &C::reload_timeout, duration(), "How long a rank may take to load one bucket.",
           Change::reload),
       key("timeouts.release", "", &C::release_timeout, duration(),
-          "How long a rank may take to let go of the arena after the last bucket.", Change::reload),
+          "How long a rank may take to let go of the arena after the last bucket; while its worker may be one that runs "
+          "the post hook there (checkpoint-engine before 0.4.0), timeouts.finish is added.", Change::reload),
       key("timeouts.finish", "", &C::finish_timeout, duration(),
           "How long a rank may take to process its weights after the last bucket.", Change::reload),
       key("timeouts.receipt", "", &C::receipt_timeout, duration(),
