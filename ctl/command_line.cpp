@@ -33,6 +33,8 @@ struct Typed {
   std::string timeout = "30s", policy = "availability";
   std::vector<std::string> engines;
   api::EngineRequest engine;
+  std::string target;
+  bool no_follow = false, all = false;
   bool json = false, keep = false, detach = false, dry_run = false, force = false, keep_cache = false, tensors = false,
        forget = false, once = false;
   std::string shell;
@@ -228,12 +230,25 @@ void add_engines(CLI::App& app, Typed& typed) {
              add->add_option("--admin-key-file", typed.engine.admin_key_file,
                              "file that holds the key of its administrative routes (SGLang's --admin-api-key)"))
       ->check(is_file, "FILE");
+  stands_for(Stands::version, typed,
+             add->add_option("--target", typed.engine.target,
+                             "NAME@VERSION that it should serve, if nothing was said of that yet"));
+  add->add_flag("--no-follow", typed.no_follow, "never bring it to its target without being asked");
+  add->add_option("--wake", typed.engine.wake,
+                  "what an update wakes of it when it sleeps: none, weights or all")
+      ->capture_default_str();
   on_finish(add, typed, [](const Typed& chosen) {
     auto request = chosen.engine;
+    request.follow = !chosen.no_follow;
     for (auto* path : {&request.api_key_file, &request.admin_key_file})
       if (!path->empty()) *path = std::filesystem::absolute(*path).lexically_normal().string();
     return AddEngine{std::move(request)};
   });
+  auto* set = engine->add_subcommand("set", "move an engine's target; it is brought there by itself");
+  stands_for(Stands::engine, typed, set->add_option("name", typed.name, "the engine"))->required();
+  stands_for(Stands::version, typed, set->add_option("--target", typed.target, "NAME@VERSION that it should serve"))
+      ->required();
+  on_finish(set, typed, [](const Typed& chosen) { return SetEngine{chosen.name, {chosen.target}}; });
   on_finish(engine->add_subcommand("list", "list the engines"), typed, [](const Typed&) { return ListEngines{}; });
   auto* show = engine->add_subcommand("show", "show one engine");
   stands_for(Stands::engine, typed, show->add_option("name", typed.name, "the engine"))->required();
@@ -243,6 +258,36 @@ void add_engines(CLI::App& app, Typed& typed) {
   on_finish(remove, typed, [](const Typed& chosen) { return RemoveEngine{chosen.name}; });
 }
 
+Result<Command> finish_drain(const Typed& typed, bool drained) {
+  if (typed.all && !typed.name.empty())
+    return fail(ErrorKind::invalid_argument, "--all is the node with all its engines: leave '{}' out", typed.name);
+  if (!typed.all && typed.name.empty())
+    return fail(ErrorKind::invalid_argument, "name an engine, or write --all for the node with all its engines");
+  return SetDrained{typed.name, drained};
+}
+
+void add_service(CLI::App& app, Typed& typed) {
+  auto* rollback = app.add_subcommand("rollback", "bring engines back to what they were given before");
+  stands_for(Stands::engine, typed,
+             rollback->add_option("--engine", typed.engines,
+                                  "only this engine; may be repeated. Default: all that can go back"))
+      ->allow_extra_args(false);
+  rollback->add_flag("--force", typed.force, "even if names, shapes or dtypes differ from what an engine serves");
+  add_start_of_job(rollback, typed);
+  on_finish(rollback, typed, [](const Typed& chosen) {
+    return RollBack{{.engines = chosen.engines, .force = chosen.force, .idempotency_key = chosen.idempotency_key},
+                    chosen.detach};
+  });
+  for (const bool drained : {true, false}) {
+    auto* drain = app.add_subcommand(drained ? "drain" : "undrain",
+                                     drained ? "take an engine, or the node, out of service: nothing is pushed until undrain"
+                                             : "bring it back into service");
+    stands_for(Stands::engine, typed, drain->add_option("name", typed.name, "the engine"));
+    drain->add_flag("--all", typed.all, "the node with all its engines");
+    on_finish(drain, typed, [drained](const Typed& chosen) { return finish_drain(chosen, drained); });
+  }
+}
+
 void add_watch(CLI::App& app, Typed& typed) {
   auto* watch = app.add_subcommand("watch", "show what happens, line by line, until Ctrl-C");
   watch->add_flag("--once", typed.once, "end when the daemon ends, instead of waiting for it to come back");
@@ -250,7 +295,7 @@ void add_watch(CLI::App& app, Typed& typed) {
 }
 
 void add_wait(CLI::App& app, Typed& typed) {
-  auto* wait = app.add_subcommand("wait", "wait until a job has ended, or an engine is idle and serves its target");
+  auto* wait = app.add_subcommand("wait", "wait until a job has ended, or an engine serves its target and is ready");
   stands_for(Stands::subject, typed, wait->add_option("subject", typed.subject, "job/ID or engine/NAME"))->required();
   stands_for(Stands::version, typed,
              wait->add_option("--serving", typed.serving,
@@ -271,6 +316,7 @@ void add_all(CLI::App& app, Typed& typed) {
   add_checkpoints(app, typed);
   add_jobs(app, typed);
   add_engines(app, typed);
+  add_service(app, typed);
   add_wait(app, typed);
   auto* completion = app.add_subcommand("completion", "print the completion script of a shell");
   stands_for(Stands::shell, typed, completion->add_option("shell", typed.shell, "bash, fish or zsh"))->required();

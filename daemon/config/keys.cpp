@@ -137,6 +137,18 @@ std::vector<Key<Config>> make_config_keys() {
           "quarantine, with a warning) or advisory (a rank that cannot tell, because of another uid or a /dev/shm of its "
           "own, is believed when it acknowledges the release).", Change::reload),
 
+      key("watch.poll", "", &C::engine_poll, duration(),
+          "How often each engine is looked at.", Change::reload),
+      key("watch.poll_slowest", "", &C::engine_poll_slowest, duration(),
+          "How seldom at most while it cannot be reached: the time between two looks doubles from watch.poll up to this.",
+          Change::reload),
+      key("watch.retry", "", &C::engine_retry, duration(),
+          "How long the daemon waits after an update of an engine that failed before it begins one by itself.",
+          Change::reload),
+      key("watch.retry_slowest", "", &C::engine_retry_slowest, duration(),
+          "How long at most: the time doubles with every failure in a row, from watch.retry up to this.",
+          Change::reload),
+
       key("timeouts.load_no_progress", "", &C::load_no_progress, duration(),
           "A load fails when no byte has arrived for this long; there is no limit on its total time.",
           Change::reload),
@@ -238,6 +250,19 @@ const std::vector<Key<Engine>>& engine_keys() {
           Change::reload),
       key("admin_key_file", "", &Engine::admin_key_file, key_path(),
           "File that holds the key of its administrative routes (SGLang's --admin-api-key). Empty: the API key serves.",
+          Change::reload),
+      key("target", "", &Engine::target, optional_version_id(),
+          "NAME@VERSION that it should serve as long as nobody has said anything else; afterwards only updates, rollbacks "
+          "and ckptctl engine set move its target; empty: none until the first update.",
+          Change::reload),
+      key("follow", "", &Engine::follow, truth(),
+          "Whether the daemon brings it to its target by itself when it appears, comes back or is poisoned. false: for "
+          "those who hold the trigger themselves, it is only watched.",
+          Change::reload),
+      key("wake", "", &Engine::wake,
+          choice<Wake>({{"none", Wake::none}, {"weights", Wake::weights}, {"all", Wake::all}}),
+          "What an update wakes of a server that sleeps: none (the update is refused), weights (what they need; the rest is "
+          "left to whoever put it to sleep) or all.",
           Change::reload),
   };
   return keys;

@@ -227,6 +227,42 @@ std::vector<int> nodes_of(const catalogue::Contents& contents) {
   return nodes;
 }
 
+/// Gives a sleeping server back what it needs for its weights. Nothing is pushed into released memory.
+Result<> wake_for(const EnginePush& push, fleet::Engine& engine, const fleet::Observation& seen) {
+  if (seen.state != fleet::Observation::State::asleep) return {};
+  if (push.wake == fleet::Wake::none)
+    return fail(ErrorKind::conflict,
+                "engine {} is asleep, its memory is released: wake it first, or register it with --wake weights or --wake "
+                "all, so that an update does",
+                push.engine);
+  if (auto woken = engine.wake_weights(push.options->engine_timeout); !woken)
+    return std::unexpected(woken.error().within(fmt::format("engine {} could not be woken for its weights", push.engine)));
+  return {};
+}
+
+/// Of a server that was given a version.
+struct Given {
+  fleet::Mark mark;                         ///< by what it is recognised from now on
+  std::optional<fleet::Observation> after;  ///< absent: it did not answer
+};
+
+/// Of one that slept, the rest is woken first if that is wanted.
+Given look_again(const EnginePush& push, fleet::Engine& engine, const fleet::Observation& before,
+                 std::vector<std::string>& warnings) {
+  if (before.state == fleet::Observation::State::asleep && push.wake == fleet::Wake::all)
+    if (auto woken = engine.wake_rest(push.options->engine_timeout); !woken)
+      warnings.push_back(fmt::format("it has its weights, but could not be woken in full: {}", woken.error().sentence));
+  const auto after = engine.observe(push.options->ping_timeout);
+  Given given{{before.listener, {}}, {}};
+  if (!after) return given;
+  given.after = *after;
+  auto& mark = given.mark;
+  if (!mark.listener) mark.listener = after->listener;
+  // Of another process the label would be that of other weights: the next look finds out.
+  if (!after->listener || after->listener == mark.listener) mark.label = after->weight_version;
+  return given;
+}
+
 /// As judge() has it: the ranks' side is well, or was only ended because of what the engine had said.
 bool engine_failed(const Result<>& pushed, bool cancelled) {
   return pushed || (pushed.error().kind == ErrorKind::cancelled && !cancelled);
@@ -261,10 +297,12 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   RanksEnd ranks_end(job.stop(), push.options->answer_grace, push.options->rank_grace);
   std::optional<EngineCall> engine_call;
   bool written_down = false;
+  fleet::Observation seen;
   // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
   const auto before_offers = [&]() -> Result<> {
-    CKPTD_TRY(timed("ping", [&] { return ping.get(); }));
-    if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id()); }); !written)
+    seen = CKPTD_TRY(timed("ping", [&] { return ping.get(); }));
+    CKPTD_TRY(wake_for(push, *engine, seen));
+    if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id(), seen); }); !written)
       return std::unexpected(written.error().within("the engine was not touched, its update could not be recorded"));
     written_down = true;
     try {
@@ -332,11 +370,15 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     see_to_arenas();
     return std::unexpected(verdict.error());
   }
+  std::vector<std::string> woken_warnings;
+  const auto given = look_again(push, *engine, seen, woken_warnings);
   steps.end();
   const auto engine_wait_seconds = seconds_since(ranks_done);
-  const auto written = timed("journal", [&] { return write_success(push, job.id()); });
+  const auto written = timed("journal", [&] { return write_success(push, job.id(), given.mark); });
+  if (written) note_given(push.engine, given.after);
   const auto seconds = seconds_since(start);
-  const auto warnings = see_to_arenas();
+  auto warnings = see_to_arenas();
+  warnings.insert(warnings.end(), woken_warnings.begin(), woken_warnings.end());
   CKPTD_TRY(written);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());

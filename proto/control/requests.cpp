@@ -120,6 +120,32 @@ Result<EngineRequest> parse_engine_request(std::string_view body) {
   refuse_empty(reader, "endpoint", request.endpoint);
   refuse_empty(reader, "checkpoint", request.checkpoint);
   refuse_empty(reader, "devices", request.devices);
+  reader.optional("target", request.target);
+  reader.optional("follow", request.follow);
+  reader.optional("wake", request.wake);
+  if (request.wake != "none" && request.wake != "weights" && request.wake != "all")
+    reader.complain_about("wake", R"(is "none", "weights" or "all")");
+  CKPTD_TRY(reader.finish());
+  return request;
+}
+
+Result<EngineChange> parse_engine_change(std::string_view body) {
+  auto document = CKPTD_TRY(parse_document(body));
+  ObjectReader reader(document, kReadingRequest);
+  EngineChange change;
+  reader.required("target", change.target);
+  refuse_empty(reader, "target", change.target);
+  CKPTD_TRY(reader.finish());
+  return change;
+}
+
+Result<RollbackRequest> parse_rollback_request(std::string_view body) {
+  auto document = CKPTD_TRY(parse_document(body));
+  ObjectReader reader(document, kReadingRequest);
+  RollbackRequest request;
+  reader.optional("engines", request.engines);
+  reader.optional("force", request.force);
+  refuse_empty(reader, "engines", request.engines);
   CKPTD_TRY(reader.finish());
   return request;
 }
@@ -153,7 +179,19 @@ json to_json(const EngineRequest& request) {
               {"devices", request.devices}};
   if (!request.api_key_file.empty()) object["api_key_file"] = request.api_key_file;
   if (!request.admin_key_file.empty()) object["admin_key_file"] = request.admin_key_file;
+  // Only what is not usual: an older daemon refuses members that it does not know.
+  if (!request.target.empty()) object["target"] = request.target;
+  if (!request.follow) object["follow"] = false;
+  if (request.wake != "none") object["wake"] = request.wake;
   return object;
+}
+
+json to_json(const EngineChange& change) {
+  return {{"target", change.target}};
+}
+
+json to_json(const RollbackRequest& request) {
+  return {{"engines", request.engines}, {"force", request.force}};
 }
 
 }  // namespace ckptd::proto::control

@@ -296,8 +296,11 @@ class Daemon:
     def version(self, name, version):
         return self.http("GET", f"/v1/checkpoints/{name.replace('/', '%2F')}/versions/{version}")
 
-    def add_engine(self, name, engine, checkpoint, devices=()):
+    def add_engine(self, name, engine, checkpoint, devices=(), follow=False, target=None):
+        """Without `follow` the daemon leaves it alone: most tests begin their updates themselves."""
         flags = ["--devices", ",".join(devices)] if devices else []
+        flags += [] if follow else ["--no-follow"]
+        flags += ["--target", target] if target else []
         return self.must("engine", "add", name, "--kind", engine.kind, "--endpoint", engine.endpoint,
                          "--checkpoint", checkpoint, *flags)
 
@@ -325,7 +328,7 @@ class Engine:
     """A stand-in server of a kind, and its ranks."""
 
     def __init__(self, devices=("HOST-0", "HOST-1"), ranks=None, unix=False, sequential=False, api_key=None,
-                 rank_commands=None, environment=None, kind="sglang", arguments=()):
+                 rank_commands=None, environment=None, kind="sglang", arguments=(), port=None):
         self.kind = kind
         self.devices = list(devices)
         self.directory = tempfile.mkdtemp(prefix="engine-", dir="/tmp")
@@ -346,15 +349,34 @@ class Engine:
             command.append("--sequential")
         if api_key:
             command += ["--api-key", api_key]
+        if port:
+            command += ["--port", str(port)]
         # One thread each: ranks that fill all cores with copies starve the rest of the test.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
         self.process = None
+        self._command, self._environment = command, environment
         try:
-            self.process = Process("stand-in", command, os.path.join(self.directory, "engine.log"), environment, True)
-            self.address = self._read_address()
+            self._launch()
         except BaseException:  # an interrupt too: nothing may stay behind
             self.close()
             raise
+
+    def _launch(self):
+        self.process = Process("stand-in", self._command, os.path.join(self.directory, "engine.log"), self._environment,
+                               True)
+        self.address = self._read_address()
+
+    def kill9(self):
+        """Its server dies, and its ranks with it."""
+        self.process.popen.kill()
+        self.process.popen.wait(10)
+        self.process.popen.stdout.close()
+
+    def start_again(self):
+        """Where it was, with nothing loaded."""
+        if not self.address.startswith("/") and "--port" not in self._command:
+            self._command += ["--port", self.address]
+        self._launch()
 
     def _read_address(self):
         import select

@@ -128,6 +128,38 @@ TEST_CASE("engine add") {
   CHECK(add.request.api_key_file.empty());
 }
 
+TEST_CASE("engine add says what the daemon does by itself") {
+  const std::vector<const char*> words{"engine", "add", "e0", "--kind", "sglang", "--endpoint", "unix:/e", "--checkpoint", "a"};
+  const auto plain = command<AddEngine>(words).request;
+  CHECK(plain.follow);
+  CHECK(plain.wake == "none");
+  CHECK(plain.target.empty());
+  auto more = words;
+  more.insert(more.end(), {"--target", "a@1", "--no-follow", "--wake", "weights"});
+  const auto full = command<AddEngine>(more).request;
+  CHECK_FALSE(full.follow);
+  CHECK(full.wake == "weights");
+  CHECK(full.target == "a@1");
+}
+
+TEST_CASE("engine set, rollback, drain and undrain") {
+  const auto set = command<SetEngine>({"engine", "set", "e0", "--target", "a@1"});
+  CHECK(set.name == "e0");
+  CHECK(set.change.target == "a@1");
+  CHECK_FALSE(parse({"engine", "set", "e0"}));
+  const auto back = command<RollBack>({"rollback", "--engine", "e0", "--engine", "e1", "--force", "--detach"});
+  CHECK(back.request.engines == std::vector<std::string>{"e0", "e1"});
+  CHECK(back.request.force);
+  CHECK(back.detach);
+  CHECK(command<RollBack>({"rollback"}).request.engines.empty());
+  CHECK(command<SetDrained>({"drain", "e0"}).engine == "e0");
+  CHECK(command<SetDrained>({"drain", "e0"}).drained);
+  CHECK_FALSE(command<SetDrained>({"undrain", "--all"}).drained);
+  CHECK(command<SetDrained>({"undrain", "--all"}).engine.empty());
+  for (const auto& wrong : std::vector<std::vector<const char*>>{{"drain"}, {"undrain"}, {"drain", "e0", "--all"}})
+    CHECK_FALSE(parse(wrong));
+}
+
 TEST_CASE("watch") {
   CHECK_FALSE(command<Watch>({"watch"}).once);
   CHECK(command<Watch>({"watch", "--once"}).once);

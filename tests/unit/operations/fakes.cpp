@@ -26,7 +26,7 @@ class FakeSession final : public ranks::Session {
     return step(endpoints_.connect);
   }
   Result<> reload(std::span<const ranks::TensorView>, std::uint32_t) override {
-    raises_ = endpoints_.fail_reload_on == open_.device;
+    raises_ = endpoints_.fail_reload_on.get() == open_.device;
     return step(true);
   }
   Result<> release() override { return step(true); }
@@ -69,8 +69,9 @@ class FakeSession final : public ranks::Session {
 }  // namespace
 
 Result<> FakeEndpoints::check_carriable(const weights::Manifest&) const {
-  if (uncarriable.empty()) return {};
-  return fail(ErrorKind::unsupported, "{}", uncarriable);
+  const auto why = uncarriable.get();
+  if (why.empty()) return {};
+  return fail(ErrorKind::unsupported, "{}", why);
 }
 
 Result<std::unique_ptr<ranks::Session>> FakeEndpoints::open(std::string engine, std::string device) {
@@ -116,15 +117,45 @@ Result<std::string> FakeEngine::call_update(const fleet::UpdateCall& call, std::
   while (!stop.stop_requested()) {
     if (!behaviour_->never_answers && endpoints_.failed > failed_before_)
       return fail(ErrorKind::peer_failed, "engine fake: its ranks raised");
-    if (!behaviour_->never_answers && endpoints_.finished() - finished_before_ >= wanted) return "done";
+    if (!behaviour_->never_answers && endpoints_.finished() - finished_before_ >= wanted) {
+      behaviour_->set_label(call.weight_version);
+      return "done";
+    }
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return fail(ErrorKind::cancelled, "engine fake: the call was given up");
 }
 
-Result<fleet::Observation> FakeEngine::observe(std::chrono::milliseconds) {
+Result<fleet::Observation> FakeEngine::observe(std::chrono::milliseconds timeout) {
+  ++behaviour_->looks;
+  if (behaviour_->stalls) {
+    std::this_thread::sleep_for(timeout);
+    return fail(ErrorKind::timed_out, "engine fake: no answer");
+  }
   if (behaviour_->gone) return fail(ErrorKind::unavailable, "engine fake: nobody listens");
-  return fleet::Observation{.state = fleet::Observation::State::serving, .weight_version = {}, .listener = {}};
+  std::lock_guard lock(behaviour_->mutex);
+  fleet::Observation seen{.state = static_cast<fleet::Observation::State>(behaviour_->state.load()),
+                          .weight_version = behaviour_->tells_label ? behaviour_->label : "",
+                          .listener = {}};
+  if (behaviour_->pid != 0) seen.listener = ProcessId{behaviour_->pid, 1};
+  return seen;
+}
+
+Result<fleet::Description> FakeEngine::describe(std::chrono::milliseconds timeout) {
+  std::lock_guard lock(behaviour_->mutex);
+  if (behaviour_->about) return *behaviour_->about;
+  return fleet::Engine::describe(timeout);
+}
+
+Result<> FakeEngine::wake_weights(std::chrono::milliseconds) {
+  ++behaviour_->wakes;
+  return {};
+}
+
+Result<> FakeEngine::wake_rest(std::chrono::milliseconds) {
+  ++behaviour_->full_wakes;
+  behaviour_->set_state(fleet::Observation::State::serving);
+  return {};
 }
 
 }  // namespace ckptd::tests
