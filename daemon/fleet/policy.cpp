@@ -26,9 +26,9 @@ After after(const Ended& ended, OnFailure on_failure) {
   return may_repush && ended.last_good_is_resident ? After::repush : After::hold;
 }
 
-std::vector<std::size_t> may_begin(std::span<const Rolling> engines, std::uint32_t max_unavailable) {
+std::vector<std::size_t> may_begin(std::span<const Rolling> engines, std::uint64_t max_unavailable) {
   using Step = Rolling::Step;
-  std::uint32_t out_of_service = 0;
+  std::uint64_t out_of_service = 0;
   for (const auto& engine : engines)
     if ((engine.step == Step::running && engine.serves) || (engine.step == Step::failed && !engine.serves))
       ++out_of_service;
@@ -44,7 +44,7 @@ std::vector<std::size_t> may_begin(std::span<const Rolling> engines, std::uint32
   return chosen;
 }
 
-std::uint32_t default_max_unavailable(std::span<const Rolling> engines) {
+std::uint64_t default_max_unavailable(std::span<const Rolling> engines) {
   return std::ranges::count_if(engines, &Rolling::serves) > 1 ? 1 : 0;
 }
 

@@ -57,9 +57,9 @@ struct Rolling {
 /// Which of the pending ones may begin, so that at most `max_unavailable` of those that serve are out of service at
 /// once; 0: no such bound. Those that serve nobody begin at once. Empty while others run, or when nothing may begin any
 /// more because too many have failed.
-std::vector<std::size_t> may_begin(std::span<const Rolling> engines, std::uint32_t max_unavailable);
+std::vector<std::size_t> may_begin(std::span<const Rolling> engines, std::uint64_t max_unavailable);
 
 /// How many may be out of service at once when nobody said: one at a time as soon as several serve.
-std::uint32_t default_max_unavailable(std::span<const Rolling> engines);
+std::uint64_t default_max_unavailable(std::span<const Rolling> engines);
 
 }  // namespace ckptd::fleet

@@ -52,7 +52,7 @@ TEST_CASE("engines that serve begin only as far as others stay in service") {
   struct Row {
     std::string why;
     std::vector<Rolling> engines;
-    std::uint32_t max_unavailable;
+    std::uint64_t max_unavailable;
     std::vector<std::size_t> begin;
   };
   const Rolling serving{Step::pending, true}, cold{Step::pending, false}, running{Step::running, true},
