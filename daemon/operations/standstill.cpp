@@ -59,7 +59,9 @@ Result<> Standstill::write(std::string mode) {
   });
   if (!written)
     return std::unexpected(written.error().within(
-        fmt::format("engine {} was left as it is, since its pause could not be recorded", push_.engine)));
+        fmt::format("engine {} {}", push_.engine,
+                    mode.empty() ? "goes on, but that could not be recorded"
+                                 : "was not touched, since its pause could not be recorded")));
   return {};
 }
 
