@@ -33,7 +33,8 @@ struct Typed {
   std::string timeout = "30s", policy = "availability";
   std::vector<std::string> engines;
   api::EngineRequest engine;
-  std::string target;
+  std::string target, pause, on_failure, weight_version;
+  std::optional<std::uint64_t> max_unavailable;
   bool no_follow = false, all = false;
   bool json = false, keep = false, detach = false, dry_run = false, force = false, keep_cache = false, tensors = false,
        forget = false, once = false;
@@ -78,8 +79,12 @@ Result<Command> finish_update(const Typed& typed) {
                              .dry_run = typed.dry_run,
                              .force = typed.force,
                              .bucket_bytes = std::nullopt,
-                             .flush_cache = !typed.keep_cache,
+                             .weight_version = typed.weight_version,
                              .idempotency_key = typed.idempotency_key};
+  if (typed.keep_cache) request.flush_cache = false;
+  if (!typed.pause.empty()) request.pause = typed.pause;
+  if (!typed.on_failure.empty()) request.on_failure = typed.on_failure;
+  request.max_unavailable = typed.max_unavailable;
   if (!typed.bucket_size.empty()) request.bucket_bytes = CKPTD_TRY(parse_bytes(typed.bucket_size));
   return Update{std::move(request), typed.detach};
 }
@@ -145,6 +150,16 @@ void add_load_and_update(CLI::App& app, Typed& typed) {
   update->add_option("--bucket-size", typed.bucket_size,
                      "bytes of a bucket, as in 512MiB. Default: the daemon's choice");
   update->add_flag("--keep-cache", typed.keep_cache, "do not ask the engines to flush their cache");
+  update->add_option("--pause", typed.pause,
+                     "what becomes of requests meanwhile: none, abort, retract, in_place, keep, wait or auto. Default: as "
+                     "each engine is registered");
+  update->add_option("--on-failure", typed.on_failure,
+                     "of an update that leaves a mixture: repush (the last good version, once) or hold. Default: as each "
+                     "engine is registered");
+  update->add_option("--weight-version", typed.weight_version, "the label that engines tell. Default: VERSION");
+  update->add_option("--max-unavailable", typed.max_unavailable,
+                     "how many of the engines that serve may be out of service at once; 0: all. Default: 1 when several "
+                     "serve");
   add_start_of_job(update, typed);
   on_finish(update, typed, finish_update);
 }
@@ -237,9 +252,17 @@ void add_engines(CLI::App& app, Typed& typed) {
   add->add_option("--wake", typed.engine.wake,
                   "what an update wakes of it when it sleeps: none, weights or all")
       ->capture_default_str();
+  add->add_option("--pause", typed.engine.pause,
+                  "what becomes of its requests during an update: none, abort, retract, in_place, keep, wait or auto")
+      ->capture_default_str();
+  add->add_flag("--keep-cache", typed.keep_cache, "its cache is not flushed after an update");
+  add->add_option("--on-failure", typed.engine.on_failure,
+                  "of an update that leaves a mixture: repush (the last good version, once) or hold")
+      ->capture_default_str();
   on_finish(add, typed, [](const Typed& chosen) {
     auto request = chosen.engine;
     request.follow = !chosen.no_follow;
+    request.flush_cache = !chosen.keep_cache;
     for (auto* path : {&request.api_key_file, &request.admin_key_file})
       if (!path->empty()) *path = std::filesystem::absolute(*path).lexically_normal().string();
     return AddEngine{std::move(request)};

@@ -69,6 +69,14 @@ std::string by_itself(const Engine& engine) {
   return text;
 }
 
+std::string policy_of(const Engine& engine) {
+  auto text = fmt::format("pause {}, cache {}, on failure {}", engine.pause, engine.flush_cache ? "flushed" : "kept",
+                          engine.on_failure);
+  if (!engine.paused.empty()) text += fmt::format("\nPAUSED by ckptd ({})", engine.paused);
+  if (engine.held) text += "\nHELD as it is, until somebody updates it";
+  return text;
+}
+
 }  // namespace
 
 std::string show_engine(const Engine& engine, const View& view) {
@@ -85,6 +93,7 @@ std::string show_engine(const Engine& engine, const View& view) {
       {"previous", engine.previous},
       {"server", server_of(engine)},
       {"by itself", by_itself(engine)},
+      {"updates", policy_of(engine)},
       {"last error", engine.last_error},
       {"warnings", fmt::format("{}", fmt::join(engine.warnings, "\n"))},
       {"API key file", engine.api_key_file},

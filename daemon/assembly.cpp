@@ -123,6 +123,7 @@ operations::Options operations_options(const config::Config& config) {
                        config.upload_timeout, config.receipt_timeout};
   options.engine_timeout = config.engine_timeout;
   options.ping_timeout = config.ping_timeout;
+  options.engine_step = config.engine_step_timeout;
   options.engine_poll = config.engine_poll;
   options.engine_poll_slowest = config.engine_poll_slowest;
   options.engine_retry = config.engine_retry;
@@ -163,7 +164,10 @@ api::EngineRequest request_of(const config::Engine& engine) {
           .admin_key_file = engine.admin_key_file,
           .target = engine.target,
           .follow = engine.follow,
-          .wake = name_of(engine.wake)};
+          .wake = name_of(engine.wake),
+          .pause = engine.pause,
+          .flush_cache = engine.flush_cache,
+          .on_failure = engine.on_failure};
 }
 
 /// Engines of the configuration are registered at every start; what the journal knows of an engine stays.

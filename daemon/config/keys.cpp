@@ -160,9 +160,14 @@ std::vector<Key<Config>> make_config_keys() {
       key("timeouts.reload", "", &C::reload_timeout, duration(), "How long a rank may take to load one bucket.",
           Change::reload),
       key("timeouts.release", "", &C::release_timeout, duration(),
-          "How long a rank may take to let go of the arena after the last bucket.", Change::reload),
+          "How long a rank may take to let go of the arena after the last bucket; while its worker may be one that runs "
+          "the post hook there (checkpoint-engine before 0.4.0), timeouts.finish is added.", Change::reload),
       key("timeouts.finish", "", &C::finish_timeout, duration(),
           "How long a rank may take to process its weights after the last bucket.", Change::reload),
+      key("timeouts.engine_step", "", &C::engine_step_timeout, duration(),
+          "One of the short calls to an engine around an update: to pause it, to resume it, to flush its cache, to set its "
+          "weight version.",
+          Change::reload),
       key("timeouts.receipt", "", &C::receipt_timeout, duration(),
           "How long a rank may take to unmap the arena of a GPU after it has finished.", Change::reload),
       key("timeouts.upload", "", &C::upload_timeout, duration(), "How long the device may take to copy one bucket.",
@@ -257,6 +262,19 @@ const std::vector<Key<Engine>>& engine_keys() {
       key("follow", "", &Engine::follow, truth(),
           "Whether the daemon brings it to its target by itself when it appears, comes back or is poisoned. false: for "
           "those who hold the trigger themselves, it is only watched.",
+          Change::reload),
+      key("pause", "", &Engine::pause,
+          choice<std::string>({{"auto", "auto"}, {"none", "none"}, {"abort", "abort"}, {"retract", "retract"},
+                               {"in_place", "in_place"}, {"keep", "keep"}, {"wait", "wait"}}),
+          "What becomes of its requests while it is updated: none (they may be answered by a mixture), abort, retract or "
+          "in_place (SGLang), abort, keep or wait (vLLM); auto: retract of SGLang, wait of vLLM, where the server can.",
+          Change::reload),
+      key("flush_cache", "", &Engine::flush_cache, truth(),
+          "Whether its cache of prefixes is flushed after an update.", Change::reload),
+      key("on_failure", "", &Engine::on_failure,
+          choice<std::string>({{"repush", "repush"}, {"hold", "hold"}}),
+          "What becomes of it when an update fails and leaves a mixture: repush (it is given its last good version again, "
+          "once) or hold (it is left as it is, paused if ckptd has paused it).",
           Change::reload),
       key("wake", "", &Engine::wake,
           choice<Wake>({{"none", Wake::none}, {"weights", Wake::weights}, {"all", Wake::all}}),

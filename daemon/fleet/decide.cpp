@@ -51,6 +51,9 @@ Decision bring(State state, const Facts& facts) {
   const auto condition = present_condition(facts);
   const auto says = [&](Next next, std::string why) { return Decision{state, next, std::move(why), false, {}}; };
   if (!facts.unsuitable.empty()) return says(Next::tell, facts.unsuitable);
+  if (facts.held && !facts.poisoned.empty())
+    return says(Next::tell, fmt::format("{}, and is held as it is, as its on_failure says: {} heals it", condition,
+                                        update_by_hand(facts)));
   if (!facts.follow)
     return says(Next::tell, fmt::format("{}, and should serve {}: this engine is only updated by hand ({})", condition,
                                         target, update_by_hand(facts)));
@@ -126,6 +129,7 @@ std::string_view name_of(Next next) {
     case Next::nothing: return "nothing";
     case Next::push: return "push";
     case Next::wake_then_push: return "wake-then-push";
+    case Next::resume: return "resume";
     case Next::wait: return "wait";
     case Next::tell: return "tell";
   }
@@ -169,8 +173,9 @@ Kept compare(const Mark& mark, const Look& look) {
   return {unproven, {}};
 }
 
-Decision decide(const Facts& facts) {
-  const auto state = state_of(facts);
+namespace {
+
+Decision decide_without_pause(const Facts& facts, State state) {
   if (state == State::updating) return {state, Next::wait, {}, false, {}};
   if (state == State::draining)
     return {state, Next::tell, "it was taken out of service: ckptctl undrain brings it back", false, {}};
@@ -190,6 +195,18 @@ Decision decide(const Facts& facts) {
   if (state == State::poisoned)
     return {state, Next::tell, fmt::format("it has no target to be healed with: {}", update_by_hand(facts)), false, {}};
   return rest(state, facts);
+}
+
+}  // namespace
+
+Decision decide(const Facts& facts) {
+  const auto state = state_of(facts);
+  auto decision = decide_without_pause(facts, state);
+  const bool pushes = decision.next == Next::push || decision.next == Next::wake_then_push;
+  if (!facts.paused_by_us) return decision;
+  decision.ready = false;
+  if (state != State::serving || pushes || !facts.look || !facts.look->seen) return decision;
+  return {state, Next::resume, "ckptd has paused it for an update, and lets it go on", false, {}};
 }
 
 }  // namespace ckptd::fleet

@@ -27,6 +27,7 @@ enum class Next {
   nothing,
   push,            ///< the target, by an ordinary update
   wake_then_push,  ///< the same, after its memory for weights was given back
+  resume,          ///< ckptd has paused it, and it holds exactly one version
   wait,            ///< for what `why` names: looked at again
   tell,            ///< only a person can go on from here: `why` says how
 };
@@ -84,6 +85,8 @@ struct Facts {
   std::string lost = {};    ///< why it does not hold that any more, or empty
   bool changed_by_others = false;   ///< `lost` is because somebody else changed its weights
   std::string poisoned = {};  ///< why it may hold a mixture, or empty
+  bool paused_by_us = false;
+  bool held = false;        ///< poisoned, and to be left as it is until somebody says otherwise
   std::optional<Look> look = {};  ///< absent: nobody has looked yet
   Residency target_is = Residency::missing;
   Wake wake = Wake::none;

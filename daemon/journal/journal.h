@@ -48,6 +48,11 @@ struct EngineRecord {
   std::string lost = {};                   ///< empty, or why it does not hold `serving` any more
   bool changed_by_others = false;          ///< that is because somebody else gave it weights
   bool drained = false;                    ///< out of service until an operator says otherwise
+  std::string pause = "auto";         ///< what becomes of requests during an update: fleet::Pause by name, or auto
+  bool flush_cache = true;            ///< after an update
+  std::string on_failure = "repush";  ///< fleet::OnFailure by name
+  std::string paused = {};            ///< empty, or how ckptd has paused it: then it is ckptd that resumes it
+  bool held = false;                  ///< its update failed, and it is to be left as it is until somebody says otherwise
   std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys; empty: none. Since format 2
   bool operator==(const EngineRecord&) const = default;
 };

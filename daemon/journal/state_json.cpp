@@ -57,6 +57,11 @@ Json engine_json(const EngineRecord& engine) {
   if (!engine.lost.empty()) json["lost"] = engine.lost;
   if (engine.changed_by_others) json["changed_by_others"] = true;
   if (engine.drained) json["drained"] = true;
+  if (engine.pause != usual.pause) json["pause"] = engine.pause;
+  if (engine.flush_cache != usual.flush_cache) json["flush_cache"] = engine.flush_cache;
+  if (engine.on_failure != usual.on_failure) json["on_failure"] = engine.on_failure;
+  if (!engine.paused.empty()) json["paused"] = engine.paused;
+  if (engine.held) json["held"] = true;
   if (!engine.api_key_file.empty()) json["api_key_file"] = engine.api_key_file;
   if (!engine.admin_key_file.empty()) json["admin_key_file"] = engine.admin_key_file;
   return json;
@@ -176,7 +181,8 @@ EngineRecord read_engine(const Reader& reader) {
   else
     reader.expect_members({"name", "kind", "endpoint", "checkpoint", "devices", "poisoned"},
                           {"target", "serving", "follow", "wake", "previous", "listener", "label", "lost",
-                           "changed_by_others", "drained", "api_key_file", "admin_key_file"});
+                           "changed_by_others", "drained", "pause", "flush_cache", "on_failure", "paused", "held",
+                           "api_key_file", "admin_key_file"});
   return {.name = reader.text("name"),
           .kind = reader.text("kind"),
           .endpoint = reader.text("endpoint"),
@@ -193,6 +199,11 @@ EngineRecord read_engine(const Reader& reader) {
           .lost = reader.text_or("lost", {}),
           .changed_by_others = reader.truth_or("changed_by_others", false),
           .drained = reader.truth_or("drained", false),
+          .pause = reader.text_or("pause", "auto"),
+          .flush_cache = reader.truth_or("flush_cache", true),
+          .on_failure = reader.text_or("on_failure", "repush"),
+          .paused = reader.text_or("paused", {}),
+          .held = reader.truth_or("held", false),
           .api_key_file = reader.text_or("api_key_file", {}),
           .admin_key_file = reader.text_or("admin_key_file", {})};
 }

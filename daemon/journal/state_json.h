@@ -3,7 +3,8 @@
 //   {"format": 2,
 //    "engines": [{"name", "kind", "endpoint", "checkpoint", "devices": [..], "target"?, "serving"?, "poisoned",
 //                 "follow"?, "wake"?, "previous"?, "listener"?: {"pid", "started"}, "label"?, "lost"?,
-//                 "changed_by_others"?, "drained"?, "api_key_file"?, "admin_key_file"?}, ..],
+//                 "changed_by_others"?, "drained"?, "pause"?, "flush_cache"?, "on_failure"?,
+//                 "paused"?, "held"?, "api_key_file"?, "admin_key_file"?}, ..],
 //    "updates": [{"job", "engine", "version", "phase": "opening" | "pushing", "sessions": [session, ..]}, ..],
 //    "in_custody": [session, ..],
 //    "drained"?}

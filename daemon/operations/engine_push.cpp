@@ -14,6 +14,7 @@
 #include "common/units.h"
 #include "daemon/operations/accounts.h"
 #include "daemon/operations/settling.h"
+#include "daemon/operations/standstill.h"
 #include "daemon/pipeline/receipts.h"
 #include "daemon/records/attribution.h"
 
@@ -271,7 +272,8 @@ bool engine_failed(const Result<>& pushed, bool cancelled) {
 }  // namespace
 
 Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const catalogue::Contents& contents,
-                                               UpdateJob& job, records::PushAccount& account) {
+                                               fleet::Engine& engine, Standstill& standstill, UpdateJob& job,
+                                               records::PushAccount& account) {
   const auto start = Clock::now();
   auto& steps = account.steps;
   CKPTD_TRY(check_not_lost(push));
@@ -279,10 +281,9 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto timed = [&](const char* step, auto run) {
     return steps.timed(step, [&] { return job.timed(push.engine, step, run); });
   };
-  auto engine = CKPTD_TRY(parts_.make_engine(push.known));
   // Asked while everything else is made ready, if there is a thread for it; needed before the engine is called.
   auto ping = std::async(std::launch::async | std::launch::deferred,
-                         [&] { return engine->observe(push.options->ping_timeout); });
+                         [&] { return engine.observe(push.options->ping_timeout); });
 
   job.stage(push.engine, "allocating the arena");
   auto arenas = CKPTD_TRY(timed("arena", [&] { return borrow_arenas(push, contents.manifest); }));
@@ -290,7 +291,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto plan = CKPTD_TRY(timed("plan", [&] { return plan_push(push, contents, arena_bytes); }));
   note_plan(account, plan);
   auto lanes = CKPTD_TRY(timed("open", [&] { return open_lanes(push, plan.fan_out, arenas); }));
-  fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.flush_cache};
+  fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.policy.flush_cache};
   for (const auto& lane : lanes) call.endpoints[lane.session->device()] = lane.session->endpoint();
 
   std::stop_source answered;  // until then a rank may come back, for an engine's draft model
@@ -301,12 +302,14 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
   const auto before_offers = [&]() -> Result<> {
     seen = CKPTD_TRY(timed("ping", [&] { return ping.get(); }));
-    CKPTD_TRY(wake_for(push, *engine, seen));
+    CKPTD_TRY(wake_for(push, engine, seen));
+    // As late as possible: the first buckets are on the device. After waking, which lifts a pause of some servers.
+    CKPTD_TRY(timed("pause", [&] { return standstill.begin(seen, job.stop()); }));
     if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id(), seen); }); !written)
       return std::unexpected(written.error().within("the engine was not touched, its update could not be recorded"));
     written_down = true;
     try {
-      engine_call.emplace(*engine, call, push.options->engine_timeout,
+      engine_call.emplace(engine, call, push.options->engine_timeout,
                           [&](const Result<std::string>& answer) {
                             ranks_end.engine_answered(answer);
                             answered.request_stop();
@@ -370,15 +373,28 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     see_to_arenas();
     return std::unexpected(verdict.error());
   }
-  std::vector<std::string> woken_warnings;
-  const auto given = look_again(push, *engine, seen, woken_warnings);
+  std::vector<std::string> remarks = standstill.warnings();
+  if (auto concluded = engine.conclude(call, push.options->engine_step); !concluded) {
+    if (concluded.error().kind != ErrorKind::unsupported) {
+      const auto error = concluded.error().within("every rank took all weights, but the update could not be concluded");
+      steps.end();
+      write_failure(push, job.id(), error, progress.touched);
+      see_to_arenas();
+      return std::unexpected(error);
+    }
+    remarks.push_back(concluded.error().sentence);
+  }
+  const auto given = look_again(push, engine, seen, remarks);
+  if (!given.mark.label.empty() && given.mark.label != call.weight_version)
+    remarks.push_back(fmt::format("it tells weight version '{}', and was asked to tell '{}'", given.mark.label,
+                                  call.weight_version));
   steps.end();
   const auto engine_wait_seconds = seconds_since(ranks_done);
   const auto written = timed("journal", [&] { return write_success(push, job.id(), given.mark); });
   if (written) note_given(push.engine, given.after);
   const auto seconds = seconds_since(start);
   auto warnings = see_to_arenas();
-  warnings.insert(warnings.end(), woken_warnings.begin(), woken_warnings.end());
+  warnings.insert(warnings.end(), remarks.begin(), remarks.end());
   CKPTD_TRY(written);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "common/http_client.h"
+#include "daemon/operations/policies.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/targets.h"
 
@@ -24,6 +25,9 @@ journal::EngineRecord record_of(const api::EngineRequest& request) {
           .devices = request.devices,
           .follow = request.follow,
           .wake = request.wake,
+          .pause = request.pause,
+          .flush_cache = request.flush_cache,
+          .on_failure = request.on_failure,
           .api_key_file = request.api_key_file,
           .admin_key_file = request.admin_key_file};
 }
@@ -75,6 +79,7 @@ Result<> Service::check_engine(const api::EngineRequest& request) const {
   if (!fleet::wake_named(request.wake))
     return fail(ErrorKind::invalid_argument, "'{}' is not what may be woken of a sleeping engine: write none, weights or all",
                 request.wake);
+  CKPTD_TRY(policy_of(record_of(request), {}));
   if (!request.target.empty()) CKPTD_TRY(check_target(request.target, request.checkpoint));
   return check_not_updating(request.name);
 }

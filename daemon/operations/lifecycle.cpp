@@ -59,6 +59,8 @@ fleet::Facts Service::facts_of(journal::EngineRecord record, bool node_drained, 
   facts.lost = record.lost;
   facts.changed_by_others = record.changed_by_others;
   facts.poisoned = record.poisoned;
+  facts.paused_by_us = !record.paused.empty();
+  facts.held = record.held;
   facts.look = sighting.look;
   if (record.target) facts.target_is = residency_of(record.target->id);
   facts.wake = fleet::wake_named(record.wake).value_or(fleet::Wake::none);
@@ -82,6 +84,11 @@ api::Engine Service::show_engine(const journal::EngineRecord& record, bool node_
   if (record.previous) engine.previous = record.previous->id;
   engine.follow = record.follow;
   engine.wake = record.wake;
+  engine.pause = record.pause;
+  engine.flush_cache = record.flush_cache;
+  engine.on_failure = record.on_failure;
+  engine.paused = record.paused;
+  engine.held = record.held;
   engine.api_key_file = record.api_key_file;
   engine.admin_key_file = record.admin_key_file;
   engine.drained = record.drained || node_drained;
@@ -261,6 +268,7 @@ milliseconds Service::act(const std::string& engine) {
   }
   if (!told.empty()) spdlog::info("engine {} is {}", engine, told);
   announce();
+  if (decision.next == Next::resume) resume_engine(engine);
   if (!acts(decision)) return pause;
 
   const auto target = weights::CheckpointId::parse(record->target->id);

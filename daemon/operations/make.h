@@ -60,6 +60,7 @@ struct Options {
   pipeline::Deadlines deadlines;
   std::chrono::milliseconds engine_timeout{1'800'000};  ///< the engine's whole answer to one update
   std::chrono::milliseconds ping_timeout{5'000};
+  std::chrono::milliseconds engine_step{60'000};  ///< one short call around an update: pause, resume, flush
   std::chrono::milliseconds engine_poll{2'000};           ///< between two looks at an engine,
   std::chrono::milliseconds engine_poll_slowest{15'000};  ///< growing up to this while it cannot be reached
   std::chrono::milliseconds engine_retry{10'000};         ///< after an update of its own that failed,

@@ -161,6 +161,7 @@ api::Status Service::status() const {
   }
   status.engines = engines();
   status.warnings = handover_notes();
+  for (auto& note : pause_notes()) status.warnings.push_back(std::move(note));
   for (const auto& device : status.devices)
     if (device.lost)
       status.warnings.push_back(fmt::format("{} is lost since {}, engines on it cannot be updated: {}", device.uuid,

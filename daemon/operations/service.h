@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "daemon/fleet/decide.h"
+#include "daemon/fleet/policy.h"
 #include "daemon/operations/eviction.h"
 #include "daemon/operations/handover.h"
 #include "daemon/operations/make.h"
@@ -33,7 +34,8 @@ struct EnginePush {
   std::string serving;            ///< what it serves now, NAME@VERSION or empty
   std::vector<std::string> warnings;
   std::uint64_t bucket_bytes = 0;
-  bool flush_cache = true;
+  fleet::Policy policy;           ///< how it is treated meanwhile
+  bool served = false;            ///< requests were answered by it when this was decided
   bool by_itself = false;         ///< the daemon began it
   fleet::Wake wake = fleet::Wake::none;
   std::shared_ptr<const Options> options;  ///< those of its beginning, whatever is reloaded meanwhile
@@ -41,6 +43,7 @@ struct EnginePush {
 };
 
 class UpdateJob;
+class Standstill;
 
 class Service final : public Operations {
  public:
@@ -111,6 +114,7 @@ class Service final : public Operations {
   // updates.cpp
   struct Admitted {
     std::vector<EnginePush> pushes;
+    std::optional<std::uint64_t> max_unavailable;
     std::vector<std::string> drained;  ///< engines of NAME that are left out: their target moves all the same
     catalogue::Lease lease;
   };
@@ -133,9 +137,23 @@ class Service final : public Operations {
   void name_claims(const std::vector<EnginePush>& pushes, const std::string& job);
   void release_engines(const std::vector<EnginePush>& pushes);
 
-  // engine_push.cpp: one engine's update, from the arena to the verdict
-  Result<nlohmann::json> push_to_engine(const EnginePush& push, const catalogue::Contents& contents, UpdateJob& job,
-                                        records::PushAccount& account);
+  // orchestration.cpp: one engine's update, with what is around its push
+  struct LastGood {
+    weights::CheckpointId id = {};
+    journal::VersionRecord record = {};
+    std::optional<catalogue::Lease> lease = {};  ///< absent: there is none, or the store has not its bytes
+  };
+  LastGood last_good_of(const std::string& engine, const std::string& job) const;
+  Result<nlohmann::json> update_engine(const EnginePush& push, const catalogue::Contents& contents, UpdateJob& job,
+                                       records::PushAccount& account, std::optional<records::PushAccount>& second);
+  std::vector<std::string> pause_notes() const;
+  bool serves_now(const journal::EngineRecord& engine) const;
+  void resume_engine(const std::string& engine);
+  void write_held(const std::string& engine);
+
+  // engine_push.cpp: one push to one engine, from the arena to the verdict
+  Result<nlohmann::json> push_to_engine(const EnginePush& push, const catalogue::Contents& contents, fleet::Engine& engine,
+                                        Standstill& standstill, UpdateJob& job, records::PushAccount& account);
   plan::Packing packing(const EnginePush& push) const;
   std::uint64_t wanted_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;
   Result<std::uint64_t> affordable_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;

@@ -13,6 +13,7 @@ void give(journal::EngineRecord& engine, const journal::VersionRecord& version, 
   engine.listener = mark.listener;
   engine.label = mark.label;
   engine.poisoned.clear();
+  engine.held = false;
   engine.lost.clear();
   engine.changed_by_others = false;
 }
@@ -22,7 +23,11 @@ bool lose(journal::EngineRecord& engine, const fleet::Kept& kept) {
   if (!is_lost) return false;
   const auto before = engine;
   // What a restarted server holds is no mixture: it is what it was started with.
-  if (kept.verdict == Verdict::restarted) engine.poisoned.clear();
+  if (kept.verdict == Verdict::restarted) {
+    engine.poisoned.clear();
+    engine.paused.clear();
+    engine.held = false;
+  }
   if (engine.serving && engine.lost.empty()) {
     engine.lost = kept.how;
     engine.changed_by_others = kept.verdict == Verdict::changed;
@@ -51,6 +56,8 @@ journal::EngineRecord registered_again(journal::EngineRecord wanted, const journ
   if (old.kind != wanted.kind || old.endpoint != wanted.endpoint) return wanted;
   wanted.serving = old.serving;
   wanted.poisoned = old.poisoned;
+  wanted.paused = old.paused;
+  wanted.held = old.held;
   wanted.listener = old.listener;
   wanted.label = old.label;
   wanted.lost = old.lost;

@@ -9,6 +9,8 @@
 #include "daemon/fleet/admission.h"
 #include "daemon/operations/accounts.h"
 #include "daemon/operations/engine_push.h"
+#include "daemon/operations/policies.h"
+#include "daemon/operations/rolling.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/show.h"
 
@@ -18,8 +20,11 @@ namespace {
 std::string key_of(const api::UpdateRequest& request, const weights::CheckpointId& id) {
   auto engines = request.engines;
   std::ranges::sort(engines);
-  return fmt::format("update {} to [{}] bucket {} force {} flush {}", id.show(), fmt::join(engines, ","),
-                     request.bucket_bytes.value_or(0), request.force, request.flush_cache);
+  const auto flush = request.flush_cache ? (*request.flush_cache ? "yes" : "no") : "as usual";
+  return fmt::format("update {} to [{}] bucket {} force {} flush {} pause {} on failure {} label {} out of service {}",
+                     id.show(), fmt::join(engines, ","), request.bucket_bytes.value_or(0), request.force, flush,
+                     request.pause.value_or(""), request.on_failure.value_or(""), request.weight_version,
+                     request.max_unavailable ? std::to_string(*request.max_unavailable) : "");
 }
 
 std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionRecord>& record) {
@@ -157,6 +162,7 @@ void Service::move_drained(const Admitted& admitted) {
 Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, const weights::CheckpointId& id) {
   const auto requested = Clock::now();
   Admitted admitted;
+  admitted.max_unavailable = request.max_unavailable;
   auto chosen = CKPTD_TRY(chosen_engines(request));
   admitted.drained = std::move(chosen.drained);
   admitted.lease = CKPTD_TRY(parts_.catalogue.lease(id, "an update being admitted"));
@@ -177,9 +183,10 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     push.engine = engine.name;
     push.known = engine;
     push.devices = CKPTD_TRY(devices_named(engine.devices));
-    push.weight_version = id.version;
+    push.weight_version = request.weight_version.empty() ? id.version : request.weight_version;
     push.record = wanted;
-    push.flush_cache = request.flush_cache;
+    push.policy = CKPTD_TRY(policy_of(engine, request));
+    push.served = serves_now(engine);
     push.wake = fleet::wake_named(engine.wake).value_or(fleet::Wake::none);
     push.options = now;
     push.requested = requested;
@@ -255,6 +262,7 @@ Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Ver
   if (!first)
     return nlohmann::json{{"checkpoint", id.show()}, {"engines", reports}, {"seconds", seconds}}.dump();
   Error error = *first;
+  if (!reports.empty()) error.kind = ErrorKind::partial;
   error.sentence = verdicts.size() == 1 ? failures.front()
                                         : fmt::format("{} of {} engines were updated; {}", reports.size(),
                                                       verdicts.size(), fmt::join(failures, "; "));
@@ -273,17 +281,28 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
 
   std::vector<Verdict> verdicts;
   for (const auto& push : admitted.pushes) verdicts.push_back({push.engine, nlohmann::json{}});
-  {
-    std::vector<std::jthread> threads;
-    for (std::size_t i = 0; i < verdicts.size(); ++i)
-      threads.emplace_back([&, i] {
-        accounts[i].begin = Clock::now();
-        verdicts[i].report = push_to_engine(admitted.pushes[i], *lease, shared, accounts[i]);
-        close_account(accounts[i], verdicts[i].report);
-        const auto& report = verdicts[i].report;
-        note_outcome(admitted.pushes[i], report ? std::nullopt : std::optional(report.error()));
-      });
-  }
+  std::vector<std::optional<records::PushAccount>> seconds(verdicts.size());
+  std::vector<bool> served;
+  for (const auto& push : admitted.pushes) served.push_back(push.served);
+  const auto update_one = [&](std::size_t i) {
+    const auto& push = admitted.pushes[i];
+    accounts[i].begin = Clock::now();
+    auto& report = verdicts[i].report = update_engine(push, *lease, shared, accounts[i], seconds[i]);
+    note_outcome(push, report ? std::nullopt : std::optional(report.error()));
+    return report.has_value();
+  };
+  const auto serves_after = [&](std::size_t i) {
+    const auto record = known_engine(admitted.pushes[i].engine);
+    return admitted.pushes[i].served && record && record->poisoned.empty() && record->paused.empty();
+  };
+  for (const auto i : roll(served, admitted.max_unavailable, update_one, serves_after, job.stop()))
+    verdicts[i].report = job.stop().stop_requested()
+                             ? fail(ErrorKind::cancelled, "it was not begun, since the update was cancelled")
+                             : fail(ErrorKind::unavailable,
+                                    "it was not begun and serves what it served: engines of this update have failed and "
+                                    "are out of service, and --max-unavailable allows no more");
+  for (auto& second : seconds)
+    if (second) accounts.push_back(*std::move(second));
   shared.tell_stages();
   parts_.catalogue.touch(id);
   if (std::ranges::all_of(verdicts, [](const auto& verdict) { return verdict.report.has_value(); })) move_drained(admitted);

@@ -238,6 +238,11 @@ Result<Engine> parse_engine(const json& value) {
   reader.optional("follow", engine.follow);
   reader.optional("drained", engine.drained);
   reader.optional("wake", engine.wake);
+  reader.optional("pause", engine.pause);
+  reader.optional("flush_cache", engine.flush_cache);
+  reader.optional("on_failure", engine.on_failure);
+  reader.optional("paused", engine.paused);
+  reader.optional("held", engine.held);
   reader.optional("label", engine.label);
   reader.optional("pid", engine.pid);
   reader.optional("server", engine.server);

@@ -143,6 +143,9 @@ json to_json(const Engine& engine) {
               {"warnings", engine.warnings}, {"last_error", engine.last_error},
               {"restarts", engine.restarts}, {"own_updates", engine.own_updates},
               {"own_failures", engine.own_failures},
+              {"pause", engine.pause},       {"flush_cache", engine.flush_cache},
+              {"on_failure", engine.on_failure},
+              {"paused", engine.paused},     {"held", engine.held},
               {"api_key_file", engine.api_key_file},
               {"admin_key_file", engine.admin_key_file}};
   if (engine.since) object["since"] = show_time(*engine.since);

@@ -42,15 +42,20 @@ struct LoadRequest {
 };
 
 /// POST /v1/updates   {"checkpoint":"NAME","version":"VERSION","engines":["e"],"dry_run":false,"force":false,
-///                     "bucket_bytes":N,"flush_cache":true}
+///                     "bucket_bytes":N,"flush_cache":true,"pause":"retract","on_failure":"repush",
+///                     "weight_version":"W","max_unavailable":1}
 struct UpdateRequest {
   std::string name, version;
   std::vector<std::string> engines;  ///< empty: those whose checkpoint is `name`
   bool dry_run = false;
   bool force = false;
   std::optional<std::uint64_t> bucket_bytes;
-  bool flush_cache = true;
-  std::string idempotency_key;
+  std::optional<bool> flush_cache = {};  ///< absent, of this and the next two: as each engine is registered
+  std::optional<std::string> pause = {};
+  std::optional<std::string> on_failure = {};
+  std::string weight_version = {};       ///< the label that engines tell; empty: VERSION
+  std::optional<std::uint64_t> max_unavailable = {};  ///< 0: all at once; absent: 1 when several serve
+  std::string idempotency_key = {};
 };
 
 /// The kinds of engines, for whoever only speaks to the daemon; the daemon's own list is fleet::known_kinds(), and a test
@@ -67,6 +72,9 @@ struct EngineRequest {
   std::string target = {};      ///< NAME@VERSION for an engine that has no target yet; empty: none
   bool follow = true;           ///< the daemon brings it to its target by itself
   std::string wake = "none";    ///< of a sleeping server that is to be given another version: none, weights, all
+  std::string pause = "auto";   ///< during an update: none, abort, retract, in_place, keep, wait, or auto
+  bool flush_cache = true;      ///< after an update
+  std::string on_failure = "repush";  ///< or hold
 };
 
 /// PATCH /v1/engines/{name}   {"target":"NAME@VERSION"}
@@ -140,6 +148,10 @@ struct Engine {
   std::optional<Time> retry_at = {};  ///< when the next attempt is due, after one that failed
   std::string last_error = {};  ///< of the last update that failed, until one succeeds
   bool follow = true, drained = false;
+  std::string pause = "auto", on_failure = "repush";
+  bool flush_cache = true;
+  std::string paused = {};            ///< how ckptd has paused it, or empty
+  bool held = false;                  ///< an update failed, and it is left as it is
   std::string wake = {};
   std::string label = {};       ///< the weight version that its server told last
   int pid = 0;                  ///< who listens at its endpoint; 0: cannot be seen from here

@@ -91,6 +91,10 @@ Result<UpdateRequest> parse_update_request(std::string_view body) {
   reader.optional("force", request.force);
   reader.optional("bucket_bytes", request.bucket_bytes);
   reader.optional("flush_cache", request.flush_cache);
+  reader.optional("pause", request.pause);
+  reader.optional("on_failure", request.on_failure);
+  reader.optional("weight_version", request.weight_version);
+  reader.optional("max_unavailable", request.max_unavailable);
 
   request.version = version.value_or("");
   if (version) refuse_empty(reader, "version", *version);
@@ -125,6 +129,9 @@ Result<EngineRequest> parse_engine_request(std::string_view body) {
   reader.optional("wake", request.wake);
   if (request.wake != "none" && request.wake != "weights" && request.wake != "all")
     reader.complain_about("wake", R"(is "none", "weights" or "all")");
+  reader.optional("pause", request.pause);
+  reader.optional("flush_cache", request.flush_cache);
+  reader.optional("on_failure", request.on_failure);
   CKPTD_TRY(reader.finish());
   return request;
 }
@@ -167,7 +174,13 @@ json to_json(const LoadRequest& request) {
 
 json to_json(const UpdateRequest& request) {
   json object{{"checkpoint", request.name}, {"version", request.version}, {"engines", request.engines},
-              {"dry_run", request.dry_run}, {"force", request.force},     {"flush_cache", request.flush_cache}};
+              {"dry_run", request.dry_run}, {"force", request.force}};
+  // Only what was asked for: an older daemon refuses members that it does not know.
+  if (request.flush_cache) object["flush_cache"] = *request.flush_cache;
+  if (request.pause) object["pause"] = *request.pause;
+  if (request.on_failure) object["on_failure"] = *request.on_failure;
+  if (!request.weight_version.empty()) object["weight_version"] = request.weight_version;
+  if (request.max_unavailable) object["max_unavailable"] = *request.max_unavailable;
   if (request.bucket_bytes) object["bucket_bytes"] = *request.bucket_bytes;
   return object;
 }
@@ -183,6 +196,9 @@ json to_json(const EngineRequest& request) {
   if (!request.target.empty()) object["target"] = request.target;
   if (!request.follow) object["follow"] = false;
   if (request.wake != "none") object["wake"] = request.wake;
+  if (request.pause != "auto") object["pause"] = request.pause;
+  if (!request.flush_cache) object["flush_cache"] = false;
+  if (request.on_failure != "repush") object["on_failure"] = request.on_failure;
   return object;
 }
 

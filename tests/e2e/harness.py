@@ -41,7 +41,7 @@ REFERENCE_RANK = os.environ.get("CKPTD_REFERENCE_RANK") or os.path.join(
 
 # Exit codes of ckptctl, by kind of error; proto/control/outcome.cpp is the table.
 EXIT = {"success": 0, "usage": 2, "invalid_argument": 3, "denied": 4, "not_found": 5, "conflict": 6, "busy": 7,
-        "corrupt": 8, "unsupported": 9, "no_space": 10, "peer_failed": 11, "timed_out": 12, "cancelled": 13,
+        "corrupt": 8, "unsupported": 9, "no_space": 10, "peer_failed": 11, "partial": 16, "timed_out": 12, "cancelled": 13,
         "unavailable": 14, "io": 15, "internal": 70}
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -296,11 +296,12 @@ class Daemon:
     def version(self, name, version):
         return self.http("GET", f"/v1/checkpoints/{name.replace('/', '%2F')}/versions/{version}")
 
-    def add_engine(self, name, engine, checkpoint, devices=(), follow=False, target=None):
-        """Without `follow` the daemon leaves it alone: most tests begin their updates themselves."""
+    def add_engine(self, name, engine, checkpoint, devices=(), follow=False, target=None, on_failure="hold", pause="auto"):
+        """Without `follow`, and with hold, the daemon leaves it alone: most tests begin their updates themselves."""
         flags = ["--devices", ",".join(devices)] if devices else []
         flags += [] if follow else ["--no-follow"]
         flags += ["--target", target] if target else []
+        flags += ["--on-failure", on_failure, "--pause", pause]
         return self.must("engine", "add", name, "--kind", engine.kind, "--endpoint", engine.endpoint,
                          "--checkpoint", checkpoint, *flags)
 

@@ -81,12 +81,12 @@ TEST_CASE("update") {
   CHECK(update.request.name == "a");
   CHECK(update.request.force);
   CHECK(update.request.bucket_bytes == 512ULL << 20);
-  CHECK_FALSE(update.request.flush_cache);
+  CHECK(update.request.flush_cache == false);
   CHECK_FALSE(update.request.dry_run);
 
   auto plain = command<Update>({"update", "a@1", "--dry-run"});
   CHECK(plain.request.dry_run);
-  CHECK(plain.request.flush_cache);
+  CHECK_FALSE(plain.request.flush_cache);
   CHECK_FALSE(plain.request.bucket_bytes);
   CHECK(plain.request.engines.empty());
   CHECK(parse({"update", "a@1", "--bucket-size", "12 elephants"}).error().sentence.find("elephants") !=

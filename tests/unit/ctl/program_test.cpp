@@ -213,13 +213,13 @@ TEST_CASE("the daemon's own parsers take what is sent, whole") {
   auto plain = api::parse_update_request(asked[1].body), full = api::parse_update_request(asked[2].body);
   REQUIRE(plain);
   CHECK(plain->engines.empty());
-  CHECK(plain->flush_cache);
+  CHECK_FALSE(plain->flush_cache);
   CHECK_FALSE(plain->bucket_bytes);
   REQUIRE(full);
   CHECK(full->engines == std::vector<std::string>{"e0", "e1"});
   CHECK(full->force);
   CHECK(full->bucket_bytes == 1U << 20);
-  CHECK_FALSE(full->flush_cache);
+  CHECK(full->flush_cache == false);
   auto engine = api::parse_engine_request(asked[3].body);
   REQUIRE(engine);
   CHECK(engine->devices.empty());

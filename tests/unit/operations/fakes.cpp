@@ -26,7 +26,8 @@ class FakeSession final : public ranks::Session {
     return step(endpoints_.connect);
   }
   Result<> reload(std::span<const ranks::TensorView>, std::uint32_t) override {
-    raises_ = endpoints_.fail_reload_on.get() == open_.device;
+    raises_ = endpoints_.fail_reload_on.get() == open_.device && endpoints_.fail_reloads != 0;
+    if (raises_ && endpoints_.fail_reloads > 0) --endpoints_.fail_reloads;
     return step(true);
   }
   Result<> release() override { return step(true); }
@@ -107,10 +108,18 @@ void FakeEndpoints::close(const std::string& endpoint) {
 Result<std::string> FakeEngine::call_update(const fleet::UpdateCall& call, std::chrono::milliseconds,
                                             std::stop_token stop) {
   ++behaviour_->calls;
+  behaviour_->hear("update to " + call.weight_version);
   {
     std::lock_guard lock(behaviour_->mutex);
     behaviour_->last_call = call;
   }
+  auto answer = answer_when_ranks_end(call, std::move(stop));
+  failed_before_ = endpoints_.failed;
+  finished_before_ = endpoints_.finished();
+  return answer;
+}
+
+Result<std::string> FakeEngine::answer_when_ranks_end(const fleet::UpdateCall& call, std::stop_token stop) {
   if (behaviour_->refuses) return fail(ErrorKind::peer_failed, "engine fake: it said no");
   if (behaviour_->early_success) return "fine";
   const auto wanted = static_cast<int>(call.endpoints.size());
@@ -155,6 +164,29 @@ Result<> FakeEngine::wake_weights(std::chrono::milliseconds) {
 Result<> FakeEngine::wake_rest(std::chrono::milliseconds) {
   ++behaviour_->full_wakes;
   behaviour_->set_state(fleet::Observation::State::serving);
+  return {};
+}
+
+Result<> FakeEngine::pause(fleet::Pause mode, std::chrono::milliseconds timeout, std::stop_token stop) {
+  if (behaviour_->cannot_pause) return fleet::Engine::pause(mode, timeout, std::move(stop));
+  ++behaviour_->pauses;
+  behaviour_->hear("pause " + std::string(fleet::name_of(mode)));
+  if (behaviour_->pause_fails) return fail(ErrorKind::peer_failed, "engine fake: it will not pause");
+  behaviour_->set_state(fleet::Observation::State::paused);
+  return {};
+}
+
+Result<> FakeEngine::resume(std::chrono::milliseconds) {
+  ++behaviour_->resumes;
+  behaviour_->hear("resume");
+  if (behaviour_->resume_fails) return fail(ErrorKind::peer_failed, "engine fake: it will not go on");
+  behaviour_->set_state(fleet::Observation::State::serving);
+  return {};
+}
+
+Result<> FakeEngine::conclude(const fleet::UpdateCall&, std::chrono::milliseconds) {
+  behaviour_->hear("conclude");
+  if (behaviour_->conclude_fails) return fail(ErrorKind::peer_failed, "engine fake: its cache is in use");
   return {};
 }
 

@@ -40,6 +40,7 @@ class SharedText {
 /// Sessions that acknowledge every step at once, unless told otherwise.
 class FakeEndpoints final : public ranks::Endpoints {
  public:
+  std::atomic<int> fail_reloads = -1;    ///< how many sessions on that device raise; -1: all
   SharedText fail_reload_on;            ///< device whose rank raises in its first bucket
   std::atomic<bool> connect = true;      ///< false: nobody comes
   std::vector<ranks::OpenEndpoint> adopted;
@@ -76,7 +77,9 @@ class FakeEngine final : public fleet::Engine {
  public:
   struct Behaviour {
     std::atomic<bool> refuses = false, early_success = false, never_answers = false, gone = false;
-    std::atomic<int> calls = 0, looks = 0, wakes = 0, full_wakes = 0;
+    std::atomic<int> calls = 0, looks = 0, wakes = 0, full_wakes = 0, pauses = 0, resumes = 0;
+    std::atomic<bool> cannot_pause = false;  ///< there is no such call
+    std::atomic<bool> pause_fails = false, resume_fails = false, conclude_fails = false;
     std::atomic<int> pid = 7;              ///< of the server; 0: nobody can see it
     std::atomic<bool> tells_label = true;  ///< the weight version, which an update sets
     std::atomic<bool> stalls = false;      ///< a look takes as long as its deadline
@@ -84,6 +87,11 @@ class FakeEngine final : public fleet::Engine {
     std::mutex mutex;
     fleet::UpdateCall last_call;           ///< under mutex, with what follows
     std::string label = "default";
+    std::vector<std::string> heard;        ///< calls that change something, in their order
+    void hear(std::string call) {
+      std::lock_guard lock(mutex);
+      heard.push_back(std::move(call));
+    }
     std::optional<fleet::Description> about;
 
     /// The server ends and is there again at once, with what it was started with.
@@ -91,6 +99,7 @@ class FakeEngine final : public fleet::Engine {
       std::lock_guard lock(mutex);
       ++pid;
       label = "default";
+      state = static_cast<int>(fleet::Observation::State::serving);
     }
     void set_label(std::string to) {
       std::lock_guard lock(mutex);
@@ -110,11 +119,16 @@ class FakeEngine final : public fleet::Engine {
   Result<fleet::Description> describe(std::chrono::milliseconds timeout) override;
   Result<> wake_weights(std::chrono::milliseconds timeout) override;
   Result<> wake_rest(std::chrono::milliseconds timeout) override;
+  Result<> pause(fleet::Pause mode, std::chrono::milliseconds timeout, std::stop_token stop) override;
+  Result<> resume(std::chrono::milliseconds timeout) override;
+  Result<> conclude(const fleet::UpdateCall& call, std::chrono::milliseconds timeout) override;
 
  private:
+  Result<std::string> answer_when_ranks_end(const fleet::UpdateCall& call, std::stop_token stop);
+
   std::shared_ptr<Behaviour> behaviour_;
   FakeEndpoints& endpoints_;
-  int failed_before_, finished_before_;  ///< at its making: its ranks may be faster than its call
+  int failed_before_, finished_before_;  ///< at its making and after each call: its ranks may be faster than its call
 };
 
 }  // namespace ckptd::tests

@@ -104,10 +104,11 @@ struct House {
     return own == behaviours.end() ? behaviour : own->second;
   }
 
-  /// One that the daemon leaves alone: tests of updates begin them themselves.
-  void add_engine(const std::string& name = "e", std::vector<std::string> devices = {}) {
+  /// One that the daemon leaves alone, also when an update fails: tests of updates begin them themselves.
+  void add_engine(const std::string& name = "e", std::vector<std::string> devices = {},
+                  const std::string& on_failure = "hold") {
     REQUIRE(operations->put_engine({.name = name, .kind = "sglang", .endpoint = "http://127.0.0.1:1", .checkpoint = "m",
-                                    .devices = std::move(devices), .follow = false}));
+                                    .devices = std::move(devices), .follow = false, .on_failure = on_failure}));
   }
 
   /// One that the daemon brings to its target.

@@ -218,7 +218,7 @@ TEST_CASE("a poisoned engine is brought to the last good version, not at once an
     REQUIRE(soon([&] { return engine(house).own_failures >= 3; }));
     // 50, 100 and 200 ms after failures, at least.
     CHECK(Clock::now() - start >= 300ms);
-    CHECK(engine(house).state == "poisoned");
+    CHECK_FALSE(engine(house).poisoned.empty());
   }
   SECTION("the ranks recover") {
     house.endpoints.fail_reload_on.clear();

@@ -58,7 +58,7 @@ TEST_CASE("a job tells its stages, of all its engines, and also when it failed")
     return each;
   };
   const std::vector<std::string> all{"answer", "arena", "connect", "finish", "journal", "open",
-                                     "ping",   "plan",  "push",    "reload", "upload"};
+                                     "pause",  "ping",  "plan",    "push",   "reload",  "upload"};
   auto job = house.run_update(House::to("1"));
   REQUIRE(job.state == "succeeded");
   CHECK(names(job) == all);
