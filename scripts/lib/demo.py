@@ -1,11 +1,13 @@
-"""The demo's main job: two versions of a checkpoint into two ranks, every byte compared, and a table at the end that has
-each stage beside its limit.
+"""The demo's main job: an inference server's whole life beside ckptd, played by a stand-in with two ranks. It appears and
+is given its first weights, is updated, is killed and comes back with nothing; every byte is compared each time, and a
+table at the end has each stage beside its limit.
 
 Run by scripts/demo, which builds and installs; uses the same daemon, stand-in and comparers as the end-to-end tests.
 """
 
 import argparse
 import concurrent.futures
+import json
 import os
 import shutil
 import signal
@@ -22,6 +24,7 @@ import harness  # noqa: E402
 from harness import checkpoints  # noqa: E402
 
 DEVICES = ("HOST-0", "HOST-1")
+ENGINE = "engine-0"
 GENERATED_BYTES = 300 * 10**6
 
 
@@ -91,24 +94,76 @@ def peaks_of(daemon):
             for peak in daemon.http("GET", "/v1/status")[1]["peaks"]}
 
 
-def run_version(daemon, engine, version, directory, peaks):
-    """Loads, updates and compares one version; returns its rows of the table, each with the limit of its stage."""
+def load_version(daemon, version, directory, peaks):
+    """Loads it; returns the rows of that, each with the limit of its stage."""
     loaded = daemon.job(daemon.must("load", f"demo@{version}", directory)["id"])["record"]["load"]
     limit = plain_read_peak(directory)  # after the load, which it must not help
-    updated = daemon.job(daemon.must("update", f"demo@{version}")["id"])["record"]["engines"][0]
-    print(f"demo@{version}: loaded and pushed, comparing")
-    compare(engine, directory)
     stages = {each["name"]: each for each in loaded["stages"]}
     cached = loaded.get("page_cache_bytes", 0) * 2 > loaded["bytes"]
     rows = [stage("files to memory", stages["read"], limit, f"plain reads, {'page cache' if cached else 'disk'}")]
     rows.append(stage("  hashed", stages["hash"], peaks["hash"], "one core"))
+    return rows
+
+
+def rows_of_update(job, peaks):
+    """What a job's record says of its push, each stage with its limit."""
+    updated = job["record"]["engines"][0]
+    rows = []
     for lane in updated["lanes"]:
         each, device = {each["name"]: each for each in lane["stages"]}, lane["device"]
         rows.append(stage(f"memory to {device}", each["upload"], peaks["copy" + device], "one copy, measured"))
         rows.append(stage("  its rank reloads", each["reload"], None, "the rank's own pace"))
     whole = {"bytes": updated["bytes"] * len(updated["lanes"]), "seconds": updated["seconds"]}
     rows.append(stage("whole update, all ranks", whole, None, "bounded by: " + updated["bounded_by"]))
-    return [{**row, "version": "" if number else f"demo@{version}"} for number, row in enumerate(rows)]
+    return rows
+
+
+def titled(title, rows):
+    return [{**row, "version": "" if number else title} for number, row in enumerate(rows)]
+
+
+def wait_serving(daemon, version, restarts=0):
+    """Until ckptd has brought the server there by itself; returns the job that did."""
+    def done():
+        about = daemon.engine(ENGINE)
+        return (about["state"], about["serving"]) == ("serving", version) and about["restarts"] >= restarts and about
+
+    try:
+        harness.wait_until(f"the server to be brought to {version}", done, 120)
+    except AssertionError as late:
+        raise AssertionError(f"{late}; ckptd says: {json.dumps(daemon.engine(ENGINE))}") from None
+    jobs = [job for job in daemon.http("GET", "/v1/jobs")[1]["jobs"] if job["kind"] == "update"]
+    newest = daemon.job(max(jobs, key=lambda job: int(job["id"].rsplit("-", 1)[1]))["id"])
+    print(f"  {newest['subject']}")
+    return newest
+
+
+def live(daemon, server, first, second, both_fit, peaks):
+    """The server's life: returns the table's rows."""
+    rows = load_version(daemon, 1, first, peaks)
+    print(f"\n{server.kind} appears with dummy weights; ckptd is told of it, and that it should serve demo@1")
+    daemon.must("engine", "add", ENGINE, "--kind", server.kind, "--endpoint", server.endpoint, "--checkpoint", "demo",
+                "--target", "demo@1")
+    rows = titled("demo@1", rows + rows_of_update(wait_serving(daemon, "demo@1"), peaks))
+    compare(server, first)
+
+    print("\na second version: ckptctl load, ckptctl update")
+    if not both_fit:
+        daemon.must("evict", "demo@1")
+    loaded = load_version(daemon, 2, second, peaks)
+    updated = daemon.job(daemon.must("update", "demo@2")["id"])
+    rows += titled("demo@2", loaded + rows_of_update(updated, peaks))
+    compare(server, second)
+
+    print(f"\n{server.kind} is killed, and started again with dummy weights; nobody tells ckptd")
+    server.kill9()
+    killed = time.monotonic()
+    server.start_again()
+    back = wait_serving(daemon, "demo@2", restarts=1)
+    print(f"  serves demo@2 again {time.monotonic() - killed:.1f} s after it was killed, from memory, with no byte read")
+    rows += titled("again", rows_of_update(back, peaks))
+    compare(server, second)
+    return rows
 
 
 def print_table(rows):
@@ -130,6 +185,7 @@ def leave(number, _frame):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--worker", choices=("torch", "reference"), required=True)
+    parser.add_argument("--engine", choices=("sglang", "vllm"), default="sglang")
     parser.add_argument("--checkpoint")
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -146,16 +202,11 @@ def main():
         daemon = harness.Daemon({"": {"log_level": "info"}, "store": {"budget": str(budget), "lock": "try"},
                                  "push": {}})
         daemon.start()
-        engine = harness.Engine(DEVICES, ranks=arguments.worker)
-        daemon.must("engine", "add", "sglang-0", "--kind", "sglang", "--endpoint", engine.endpoint, "--checkpoint", "demo")
+        engine = harness.Engine(DEVICES, ranks=arguments.worker, kind=arguments.engine)
         daemon.must("probe")
-        peaks = peaks_of(daemon)
-        rows = run_version(daemon, engine, 1, first, peaks)
-        if not both_fit:
-            daemon.must("evict", "demo@1")
-        rows += run_version(daemon, engine, 2, second, peaks)
-        print_table(rows)
-        print(f"\nEvery tensor of both ranks equals the files, for both versions ({arguments.worker} worker).")
+        print_table(live(daemon, engine, first, second, both_fit, peaks_of(daemon)))
+        print(f"\nEvery tensor of both ranks equals the files, for both versions and after the restart ({arguments.engine}'s "
+              f"stand-in, {arguments.worker} worker).")
     except (AssertionError, OSError, subprocess.SubprocessError) as error:
         for part in (daemon, engine):
             if part:

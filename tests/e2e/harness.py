@@ -242,8 +242,8 @@ class Daemon:
         shutil.rmtree(self.directory, ignore_errors=True)
         return code
 
-    def log(self):
-        return getattr(self, "final_log", None) or (self.process.log() if self.process else "")
+    def log(self, limit=20000):
+        return getattr(self, "final_log", None) or (self.process.log(limit) if self.process else "")
 
     # -- the control API
 
@@ -451,8 +451,8 @@ class Engine:
             self.final_log = self.process.log()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def log(self):
-        return getattr(self, "final_log", None) or (self.process.log() if self.process else "")
+    def log(self, limit=20000):
+        return getattr(self, "final_log", None) or (self.process.log(limit) if self.process else "")
 
 
 class Case(unittest.TestCase):

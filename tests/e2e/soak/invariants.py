@@ -2,19 +2,26 @@
 
 import json
 import os
+import time
 
 import harness
 from harness import checkpoints
 
 BEYOND_DEADLINE = 10.0  # seconds that no engine call may outlive its deadline
+SEEN_WITHIN = 5.0  # seconds from a server's restart until the daemon tells of it
 
 
 def ranks_are_free(world):
-    """No rank waits in recv once custody is over, and custody ends."""
+    """No rank waits in recv once custody is over."""
     seconds = world.times["custody"] + BEYOND_DEADLINE
     for member in world.members:
         if member.running():
             member.engine.wait_idle(seconds)
+
+
+def custody_ends(world):
+    """Once nobody's server is dead any more: until then those that follow are tried again, in vain."""
+    seconds = world.times["custody"] + BEYOND_DEADLINE
     harness.wait_until("the custodian to let go of every session",
                        lambda: not world.daemon.http("GET", "/v1/status")[1]["in_custody"], seconds)
 
@@ -40,14 +47,39 @@ def update_ended_in_time(world, seconds):
 
 
 def one_version_or_marked(world):
-    """Every rank that serves holds exactly the version that the daemon says, byte for byte, or its engine is poisoned."""
+    """Every rank that serves holds exactly the version that the daemon says, byte for byte, or its engine is shown as what
+    it is: poisoned, gone, waiting. What happened a moment ago may not have been seen yet."""
     for member in world.members:
-        record = at_rest(world, member)
-        if record["poisoned"] or not record["serving"] or not member.running() or member.dead_ranks():
+        deadline = time.monotonic() + SEEN_WITHIN * harness.PATIENCE
+        while True:
+            try:
+                record = at_rest(world, member)
+                if not record["poisoned"] and record["serving"] and member.running() and not member.dead_ranks():
+                    holds(member, record["serving"], world.sources[record["serving"]])
+                break
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
+
+
+def brought_back(world):
+    """Those that follow come to their targets without a word from anybody, and hold them."""
+    seconds = world.times["custody"] + world.times["engine"] + BEYOND_DEADLINE
+    for member in world.members:
+        if not member.follow:
             continue
-        if member.fresh and not world.NOTICES_RESTARTS:
-            continue  # it serves what a server has at its start, and nobody has told the daemon yet
-        holds(member, record["serving"], world.sources[record["serving"]])
+        target = world.daemon.engine(member.name)["target"]
+        if not target:
+            continue  # nobody has given it one yet
+        world.ensure_resident(target)
+        try:
+            harness.wait_until(f"{member.name} to be brought to {target} by itself", lambda: (
+                lambda record: (record["state"], record["serving"], record["job"]) == ("serving", target, ""))(
+                    world.daemon.engine(member.name)), seconds)
+        except AssertionError as late:
+            raise AssertionError(f"{late}; {world.daemon.engine(member.name)}") from None
+        holds(member, target, world.sources[target])
 
 
 def at_rest(world, member):

@@ -7,18 +7,18 @@ import tempfile
 import harness
 from harness import checkpoints
 
-# Engines differ in kind, in the number of ranks, each on devices of its own, and in what the ranks run. A new kind that the
-# harness has a stand-in for is a row here.
+# Engines differ in kind, in the number of ranks, each on devices of its own, in what the ranks run, and in whether ckptd
+# brings them to their target by itself ("follow"). A new kind that the harness has a stand-in for is a row here.
 ENGINES = (
     # name, kind, ranks, the options of its ranks and of its server
-    ("one", "sglang", 1, {}),
+    ("one", "sglang", 1, {"follow": True}),
     ("four", "sglang", 4, {}),
-    ("oldest", "sglang", 1, {"rank": "--dialect A", "unix": True}),
+    ("oldest", "sglang", 1, {"rank": "--dialect A", "unix": True, "follow": True}),
     ("older", "sglang", 1, {"rank": "--dialect B"}),
     ("draft", "sglang", 2, {"arguments": ("--draft-models", "1")}),
-    ("vllm", "vllm", 2, {}),
+    ("vllm", "vllm", 2, {"follow": True}),
     ("old-vllm", "vllm", 1, {"rank": "--dialect C", "unix": True}),
-    ("lmdeploy", "lmdeploy", 2, {"arguments": ("--empty-init",)}),
+    ("lmdeploy", "lmdeploy", 2, {"arguments": ("--empty-init",), "wake": "weights"}),
 )
 MODEL_BYTES, BIG_BYTES = 4_000_000, 48_000_000
 VERSIONS = 3
@@ -35,20 +35,17 @@ def start_engine(kind, devices, rank=None, **options):
 class Member:
     """One engine of the node, as the soak knows it."""
 
-    def __init__(self, name, kind, devices, options):
-        self.name, self.kind, self.devices = name, kind, devices
+    def __init__(self, name, kind, devices, follow=False, wake="none", **options):
+        self.name, self.kind, self.devices, self.follow, self.wake = name, kind, devices, follow, wake
         self.engine = start_engine(kind, devices, **options)
-        self.fresh = True  # its ranks began anew, and nothing was loaded into them by an update that succeeded
 
     def running(self):
         return self.engine.process.running()
 
     def kill(self):
-        self.fresh = True
         self.engine.kill9()
 
     def restart(self):
-        self.fresh = True
         if self.running():
             self.engine.kill9()
         if os.path.exists(self.engine.address):
@@ -65,8 +62,6 @@ class Member:
 
 
 class World:
-    NOTICES_RESTARTS = False  # whether the daemon finds out by itself that a server began anew
-
     def __init__(self, seed, slowness=1.0, engines=ENGINES):
         self.times = {name: seconds * slowness for name, seconds in TIMES.items()}
         self.directory = tempfile.mkdtemp(prefix="soak-", dir="/tmp")
@@ -78,7 +73,7 @@ class World:
             for name, kind, ranks, options in engines:
                 devices = [f"HOST-{number}" for number in range(first, first + ranks)]
                 first += ranks
-                self.members.append(Member(name, kind, devices, options))
+                self.members.append(Member(name, kind, devices, **options))
             self.register()
         except BaseException:  # an interrupt too: nothing may stay behind
             self.close()
@@ -97,6 +92,7 @@ class World:
         self.daemon = harness.Daemon({
             "device": {"kind": "host", "host_devices": devices},
             "store": {"budget": "192MiB"},
+            "watch": {"poll": "200ms", "poll_slowest": "500ms", "retry": "500ms", "retry_slowest": "2s"},
             "jobs": {"history": 20, "record_memory": "4MiB"},  # so that what grows is a leak
             "timeouts": {**seconds, "nccl_start": seconds["connect"]},
         })
@@ -104,7 +100,9 @@ class World:
 
     def register(self):
         for member in self.members:
-            self.daemon.add_engine(member.name, member.engine, "m", devices=member.devices)
+            self.daemon.must("engine", "add", member.name, "--kind", member.kind, "--endpoint", member.engine.endpoint,
+                             "--checkpoint", "m", "--devices", ",".join(member.devices), "--wake", member.wake,
+                             *([] if member.follow else ["--no-follow"]))
 
     def start_daemon(self):
         """Again, with the state directory that it left; whatever was in its store is gone."""
@@ -130,5 +128,10 @@ class World:
 
     def logs(self, lines):
         parts = [("ckptd", self.daemon)] + [(member.name, member.engine) for member in self.members]
-        return "\n".join(f"---- the last {lines} lines of {name}\n" + "\n".join(part.log().splitlines()[-lines:])
+        return "\n".join(f"---- the last {lines} lines of {name}\n" + "\n".join(telling(part.log(2_000_000))[-lines:])
                          for name, part in parts)
+
+
+def telling(log):
+    """Without what is only somebody's look."""
+    return [line for line in log.splitlines() if "control: " not in line and '"GET ' not in line]
