@@ -267,7 +267,7 @@ const std::vector<Key<Engine>>& engine_keys() {
           choice<std::string>({{"auto", "auto"}, {"none", "none"}, {"abort", "abort"}, {"retract", "retract"},
                                {"in_place", "in_place"}, {"keep", "keep"}, {"wait", "wait"}}),
           "What becomes of its requests while it is updated: none (they may be answered by a mixture), abort, retract or "
-          "in_place (SGLang), abort, keep or wait (vLLM); auto: retract of SGLang, wait of vLLM, where the server can.",
+          "in_place (SGLang), abort, keep or wait (vLLM); auto: retract of SGLang, wait of vLLM, abort of LMDeploy, where the server can.",
           Change::reload),
       key("flush_cache", "", &Engine::flush_cache, truth(),
           "Whether its cache of prefixes is flushed after an update.", Change::reload),

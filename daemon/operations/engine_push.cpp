@@ -301,7 +301,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   fleet::Observation seen;
   // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
   const auto before_offers = [&]() -> Result<> {
-    seen = CKPTD_TRY(timed("ping", [&] { return ping.get(); }));
+    seen = standstill.understood(CKPTD_TRY(timed("ping", [&] { return ping.get(); })));
     CKPTD_TRY(wake_for(push, engine, seen));
     // As late as possible: the first buckets are on the device. After waking, which lifts a pause of some servers.
     CKPTD_TRY(timed("pause", [&] { return standstill.begin(seen, job.stop()); }));
@@ -384,7 +384,8 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     }
     remarks.push_back(concluded.error().sentence);
   }
-  const auto given = look_again(push, engine, seen, remarks);
+  auto given = look_again(push, engine, seen, remarks);
+  if (given.after) given.after = standstill.understood(*given.after);
   if (!given.mark.label.empty() && given.mark.label != call.weight_version)
     remarks.push_back(fmt::format("it tells weight version '{}', and was asked to tell '{}'", given.mark.label,
                                   call.weight_version));

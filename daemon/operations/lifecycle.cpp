@@ -170,6 +170,7 @@ bool Service::take_in(const std::string& engine, std::uint64_t touched, Result<f
   look.fell_asleep = before && before->fell_asleep;
   if (seen) {
     sighting.unreachable = 0;
+    if (seen->state == Seen::asleep && !record->paused.empty()) seen->state = Seen::paused;  // LMDeploy pauses by sleeping
     if (seen->state != Seen::asleep) sighting.was_awake = true;
     if (seen->state == Seen::asleep && sighting.was_awake) look.fell_asleep = true;
     if (sighting.described_listener != seen->listener) sighting.described = false;
