@@ -8,6 +8,8 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,6 +22,7 @@ namespace {
 /// Of /proc/PID/stat; see proc_pid_stat(5), which counts fields from 1.
 struct Stat {
   char state = 0;             ///< field 3
+  int parent = 0;             ///< field 4
   std::uint64_t threads = 0;  ///< field 20
   std::uint64_t started = 0;  ///< field 22
 };
@@ -30,8 +33,8 @@ std::uint64_t number(std::string_view text) {
   return value;
 }
 
-std::optional<Stat> stat_of(int pid) {
-  UniqueFd fd(::open(fmt::format("/proc/{}/stat", pid).c_str(), O_RDONLY | O_CLOEXEC));
+std::optional<Stat> stat_of(int pid, const std::string& root = {}) {
+  UniqueFd fd(::open(fmt::format("{}/proc/{}/stat", root, pid).c_str(), O_RDONLY | O_CLOEXEC));
   std::array<char, 1024> text;
   const auto bytes = fd ? ::read(fd.get(), text.data(), text.size()) : -1;
   if (bytes <= 0) return std::nullopt;
@@ -45,6 +48,7 @@ std::optional<Stat> stat_of(int pid) {
     rest.remove_prefix(std::min(rest.find_first_not_of(' '), rest.size()));
     const auto word = rest.substr(0, rest.find(' '));
     if (field == 3 && !word.empty()) stat.state = word.front();
+    if (field == 4) stat.parent = static_cast<int>(number(word));
     if (field == 20) stat.threads = number(word);
     if (field == 22) stat.started = number(word);
     rest.remove_prefix(word.size());
@@ -57,8 +61,8 @@ bool has_exited(const Stat& stat) { return (stat.state == 'Z' || stat.state == '
 
 }  // namespace
 
-ProcessId process_with(int pid) {
-  const auto stat = pid > 0 ? stat_of(pid) : std::nullopt;
+ProcessId process_with(int pid, const std::string& root) {
+  const auto stat = pid > 0 ? stat_of(pid, root) : std::nullopt;
   return {pid, stat ? stat->started : 0};
 }
 
@@ -70,6 +74,23 @@ bool is_gone(const ProcessId& process) {
   if (!stat) return false;
   if (process.started != 0 && stat->started != 0 && stat->started != process.started) return true;
   return has_exited(*stat);
+}
+
+std::vector<ProcessId> with_descendants(const ProcessId& process, const std::string& root) {
+  std::multimap<int, ProcessId> children;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(root + "/proc", error), end; !error && entry != end;
+       entry.increment(error)) {
+    const auto pid = static_cast<int>(number(entry->path().filename().native()));
+    if (pid == 0) continue;
+    if (const auto stat = stat_of(pid, root)) children.emplace(stat->parent, ProcessId{pid, stat->started});
+  }
+  std::vector<ProcessId> family{process};
+  for (std::size_t i = 0; i < family.size() && family.size() <= children.size(); ++i) {
+    const auto [first, last] = children.equal_range(family[i].pid);
+    for (auto child = first; child != last; ++child) family.push_back(child->second);
+  }
+  return family;
 }
 
 }  // namespace ckptd

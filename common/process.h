@@ -6,6 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace ckptd {
 
@@ -15,11 +17,15 @@ struct ProcessId {
   bool operator==(const ProcessId&) const = default;
 };
 
-/// The process that has this number now.
-ProcessId process_with(int pid);
+/// The process that has this number now. `root` stands before /proc.
+ProcessId process_with(int pid, const std::string& root = {});
 
 /// Certain: its memory and its descriptors are given up, whether or not its parent has taken note. False when nobody can
 /// tell.
 bool is_gone(const ProcessId& process);
+
+/// The process and all that descend from it now, as far as /proc shows them; just the process when it shows nothing.
+/// Reads one small file for each process of the machine.
+std::vector<ProcessId> with_descendants(const ProcessId& process, const std::string& root = {});
 
 }  // namespace ckptd

@@ -91,12 +91,19 @@ Result<json> read_answer(const http::Response& response, std::string_view what) 
               response.status, quote_start(response.body));
 }
 
-Result<std::uint64_t> parse_trimmed(const json& answer) {
+Result<proto::control::Trimmed> parse_trimmed(const json& answer) {
   if (!answer.is_object()) return fail(ErrorKind::corrupt, "it is not an object");
-  auto bytes = answer.find("bytes");
-  if (bytes == answer.end()) return std::uint64_t{0};
-  if (!bytes->is_number_unsigned()) return fail(ErrorKind::corrupt, "'bytes' is not a number of bytes");
-  return bytes->get<std::uint64_t>();
+  proto::control::Trimmed trimmed;
+  const auto read = [&](const char* name, std::uint64_t& into) -> Result<> {
+    const auto at = answer.find(name);
+    if (at == answer.end()) return {};
+    if (!at->is_number_unsigned()) return fail(ErrorKind::corrupt, "'{}' is not a number", name);
+    into = at->get<std::uint64_t>();
+    return {};
+  };
+  CKPTD_TRY(read("bytes", trimmed.bytes));
+  CKPTD_TRY(read("communicators", trimmed.communicators));
+  return trimmed;
 }
 
 Error not_understood(Error error) {

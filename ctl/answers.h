@@ -22,7 +22,7 @@ Error explain_no_answer(Error cause, const std::string& socket_path);
 Result<nlohmann::json> read_answer(const http::Response& response, std::string_view what);
 
 /// {"bytes":N}; a daemon that tells no number freed an unknown amount, shown as 0.
-Result<std::uint64_t> parse_trimmed(const nlohmann::json& answer);
+Result<proto::control::Trimmed> parse_trimmed(const nlohmann::json& answer);
 
 /// The same error, as that of an answer: the daemon and we do not understand each other.
 Error not_understood(Error error);

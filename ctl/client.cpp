@@ -83,7 +83,7 @@ Result<Answer<api::Version>> Client::set_kept(const CheckpointName& checkpoint, 
                api::parse_version);
 }
 
-Result<Answer<std::uint64_t>> Client::trim() const {
+Result<Answer<api::Trimmed>> Client::trim() const {
   return typed(CKPTD_TRY(call(request_for("POST", "/v1/store/trim"))), parse_trimmed);
 }
 

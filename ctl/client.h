@@ -56,7 +56,7 @@ class Client {
   Result<Answer<api::Version>> version(const CheckpointName& checkpoint, bool tensors) const;
   Result<nlohmann::json> evict(const CheckpointName& checkpoint, bool forget) const;
   Result<Answer<api::Version>> set_kept(const CheckpointName& checkpoint, bool kept) const;
-  Result<Answer<std::uint64_t>> trim() const;  ///< bytes given back
+  Result<Answer<api::Trimmed>> trim() const;
 
   Result<Answer<std::vector<api::Job>>> jobs() const;
   /// As it is now, or, with a wait, as soon as it has ended or the wait is over.

@@ -1,6 +1,9 @@
 #include "ctl/command_line.h"
 
+#include <fmt/ranges.h>
+
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <sstream>
@@ -165,7 +168,7 @@ void add_checkpoints(CLI::App& app, Typed& typed) {
                 [](CheckpointName name, const Typed&) { return SetKept{std::move(name), false}; });
   on_finish(app.add_subcommand("probe", "measure what this machine can do at best, for job show to compare with"), typed,
             [](const Typed&) { return Probe{}; });
-  on_finish(app.add_subcommand("trim", "give idle memory of the store and kept arenas back to the system"), typed,
+  on_finish(app.add_subcommand("trim", "give idle memory of the store, kept arenas and idle NCCL communicators back to the system"), typed,
             [](const Typed&) { return Trim{}; });
 }
 
@@ -191,11 +194,21 @@ void add_jobs(CLI::App& app, Typed& typed) {
   on_finish(cancel, typed, [](const Typed& chosen) { return CancelJob{chosen.id, chosen.force}; });
 }
 
+std::string kinds_help() { return fmt::format("what it is: {}", fmt::join(api::kEngineKinds, ", ")); }
+
+/// Somebody who writes the key itself is told so at once, and it goes no further. A file that we may not see is left to
+/// the daemon to judge.
+std::string key_file_complaint(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::exists(path, error) || error) return {};
+  return "wants the path of a file that holds the key, and there is no file of that name";
+}
+
 void add_engines(CLI::App& app, Typed& typed) {
   auto* engine = app.add_subcommand("engine", "add, list, show and remove engines")->require_subcommand(1);
   auto* add = engine->add_subcommand("add", "record an engine, or change its record");
   add->add_option("name", typed.engine.name, "a name for the engine")->required();
-  stands_for(Stands::engine_kind, typed, add->add_option("--kind", typed.engine.kind, "what it is, as in sglang"))
+  stands_for(Stands::engine_kind, typed, add->add_option("--kind", typed.engine.kind, kinds_help()))
       ->required();
   add->add_option("--endpoint", typed.engine.endpoint, "where it listens: http://HOST:PORT or unix:PATH")->required();
   stands_for(Stands::checkpoint, typed,
@@ -206,7 +219,24 @@ void add_engines(CLI::App& app, Typed& typed) {
                              "the devices of its ranks, separated by commas. Default: all"))
       ->delimiter(',')
       ->allow_extra_args(false);
-  on_finish(add, typed, [](const Typed& chosen) { return AddEngine{chosen.engine}; });
+  const auto is_file = [](const std::string& path) { return key_file_complaint(path); };
+  stands_for(Stands::file, typed,
+             add->add_option("--api-key-file", typed.engine.api_key_file,
+                             "file, readable for the daemon, that holds the engine's API key"))
+      ->check(is_file, "FILE");
+  stands_for(Stands::file, typed,
+             add->add_option("--admin-key-file", typed.engine.admin_key_file,
+                             "file that holds the key of its administrative routes (SGLang's --admin-api-key)"))
+      ->check(is_file, "FILE");
+  add->add_option("--transfer", typed.engine.transfer,
+                  "how a vLLM is given weights: native, checkpoint-engine, or auto: native where the server offers it")
+      ->check(CLI::IsMember(std::vector<std::string>(proto::control::kTransfers.begin(), proto::control::kTransfers.end())));
+  on_finish(add, typed, [](const Typed& chosen) {
+    auto request = chosen.engine;
+    for (auto* path : {&request.api_key_file, &request.admin_key_file})
+      if (!path->empty()) *path = std::filesystem::absolute(*path).lexically_normal().string();
+    return AddEngine{std::move(request)};
+  });
   on_finish(engine->add_subcommand("list", "list the engines"), typed, [](const Typed&) { return ListEngines{}; });
   auto* show = engine->add_subcommand("show", "show one engine");
   stands_for(Stands::engine, typed, show->add_option("name", typed.name, "the engine"))->required();

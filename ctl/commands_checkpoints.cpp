@@ -46,7 +46,11 @@ Result<int> run(const SetKept& command, const Context& context) {
 
 Result<int> run(const Trim&, const Context& context) {
   auto freed = CKPTD_TRY(context.client.trim());
-  context.print(freed.json, fmt::format("{} given back to the system\n", show_bytes(freed.value)));
+  auto text = fmt::format("{} given back to the system\n", show_bytes(freed.value.bytes));
+  if (freed.value.communicators > 0)
+    text += fmt::format("{} of NCCL communicators let go; the next update of those GPUs makes them anew\n",
+                        freed.value.communicators == 1 ? "1 set" : fmt::format("{} sets", freed.value.communicators));
+  context.print(freed.json, text);
   return api::kExitSuccess;
 }
 

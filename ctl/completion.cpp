@@ -82,7 +82,8 @@ std::vector<std::string> candidates(const Expected& expected) {
   if (expected.what == Stands::file) return {":file"};
   if (expected.what == Stands::directory) return {":directory"};
   auto words = expected.words;
-  if (expected.what == Stands::engine_kind) words = {"sglang"};
+  if (expected.what == Stands::engine_kind) 
+    words.assign(proto::control::kEngineKinds.begin(), proto::control::kEngineKinds.end());
   if (expected.what == Stands::shell) words = {"bash", "fish", "zsh"};
   if (words.empty() && expected.what != Stands::free) words = Names(expected.socket).of(expected.what);
   std::vector<std::string> fitting;

@@ -49,6 +49,9 @@ std::string show_engine(const Engine& engine, const View&) {
       {"state", state_of(engine)},
       {"serving", engine.serving},
       {"target", engine.target},
+      {"transfer", engine.transfer == "auto" ? "" : engine.transfer},
+      {"API key file", engine.api_key_file},
+      {"admin key file", engine.admin_key_file},
       {"poisoned", is_poisoned(engine) ? engine.poisoned + "\n" + cure_for(engine) : ""},
   });
 }

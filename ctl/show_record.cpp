@@ -37,6 +37,7 @@ std::vector<std::string> stage_row(std::string where, const StageFigure& stage) 
           stage.bytes > 0 ? show_bytes(stage.bytes) : "",
           show_seconds(stage.seconds),
           stage.bytes > 0 && stage.seconds >= kShortestTold ? show_rate(stage.bytes, stage.seconds) : "",
+          stage.peak_bytes_per_second ? fmt::format("{:.2f} GB/s", *stage.peak_bytes_per_second / 1e9) : "",
           stage.share_of_peak ? percent(*stage.share_of_peak, 1) : ""};
 }
 
@@ -46,6 +47,7 @@ Table stage_table(std::string where) {
            {"BYTES", false, true},
            {"TIME", false, true},
            {"RATE", false, true},
+           {"PEAK", false, true},
            {"OF PEAK", false, true}},
           {}};
 }

@@ -45,7 +45,8 @@ std::string show_store(const Status& status) {
 }
 
 std::string show_device(const DeviceStatus& device) {
-  auto line = fmt::format("{}  {}, {} free", device.uuid, device.kind, show_bytes(device.free_bytes));
+  auto line = device.lost ? fmt::format("{}  {}, LOST", device.uuid, device.kind)
+                          : fmt::format("{}  {}, {} free", device.uuid, device.kind, show_bytes(device.free_bytes));
   if (device.arena_bytes > 0) line += fmt::format(", {} in updates", show_bytes(device.arena_bytes));
   if (device.kept_arena_bytes > 0)
     line += fmt::format(", {} kept for the next update (ckptctl trim)", show_bytes(device.kept_arena_bytes));
@@ -63,6 +64,15 @@ std::string show_quarantine(const DeviceStatus& device, const View& view) {
                        show_bytes(each.bytes), show_seconds(std::max(0.0, ago)), fmt::join(each.pids, ", "),
                        printable(each.engine), printable(each.why));
   }
+  return out;
+}
+
+/// Below the device's line.
+std::string show_lost(const DeviceStatus& device, const View& view) {
+  if (!device.lost) return {};
+  auto ago = std::chrono::duration<double>(view.now - device.lost->since).count();
+  auto out = fmt::format("\n  lost {} ago: {}", show_seconds(std::max(0.0, ago)), printable(device.lost->why));
+  if (!device.lost->vendor.empty()) out += fmt::format(" ({})", printable(device.lost->vendor));
   return out;
 }
 
@@ -122,7 +132,7 @@ std::string show_status(const Status& status, const View& view) {
   std::vector<std::string> devices, engines;
   for (const auto& device : status.devices)
     devices.push_back(show_device(device) + peak_in_status(status, "copy", device.uuid, view) +
-                      show_quarantine(device, view));
+                      show_lost(device, view) + show_quarantine(device, view));
   for (const auto& engine : status.engines) engines.push_back(engine_in_status(engine));
   return render_fields({
       {"daemon", show_daemon(status, view)},

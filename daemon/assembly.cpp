@@ -6,16 +6,24 @@
 #include <mutex>
 
 #include "common/directory_lock.h"
+#include "common/group.h"
+#include "common/process.h"
+#include "common/units.h"
 #include "daemon/assembly_collective.h"
 #include "daemon/control/server.h"
 #ifdef CKPTD_HAVE_CUDA
 #include "daemon/device/cuda/cuda_device.h"
 #endif
 #include "daemon/device/host/host_device.h"
+#include "daemon/fleet/caller.h"
+#include "daemon/fleet/lmdeploy/lmdeploy_engine.h"
 #include "daemon/fleet/sglang/sglang_engine.h"
+#include "daemon/fleet/vllm/vllm_engine.h"
 #include "daemon/metrics/metrics.h"
 #include "daemon/operations/make.h"
 #include "daemon/ranks/checkpoint_engine/endpoints.h"
+#include "daemon/ranks/receipts/receipts.h"
+#include "daemon/ranks/vllm_ipc/transfer.h"
 
 namespace ckptd {
 namespace {
@@ -47,14 +55,45 @@ Result<Devices> make_devices(const config::Config& config) {
   return devices;
 }
 
-Result<std::unique_ptr<fleet::Engine>> make_engine(const std::string& kind, const std::string& name,
-                                                   const std::string& endpoint, std::chrono::milliseconds connect) {
-  auto where = CKPTD_TRY(http::Endpoint::parse(endpoint));
-  if (kind == "sglang") return fleet::sglang::make_engine(name, std::move(where), connect);
+Result<fleet::Address> address_of(const journal::EngineRecord& engine, std::chrono::milliseconds connect) {
+  auto endpoint = CKPTD_TRY(http::Endpoint::parse(engine.endpoint));
+  return fleet::Address{engine.name,         engine.kind,           std::move(endpoint),
+                        engine.api_key_file, engine.admin_key_file, connect};
+}
+
+/// A server's own way of being given weights. vLLM's workers descend from the process that listens, unless they are Ray's.
+Result<std::unique_ptr<ranks::Transfer>> make_transfer(const journal::EngineRecord& engine, std::string weight_version,
+                                                       std::chrono::milliseconds connect,
+                                                       std::shared_ptr<ranks::Receipts> receipts) {
+  if (engine.kind != "vllm")
+    return fail(ErrorKind::unsupported, "engines of kind {} have no weight transfer of their own", engine.kind);
+  const auto caller = std::make_shared<fleet::Caller>(CKPTD_TRY(address_of(engine, connect)));
+  auto send = [caller](std::string_view method, std::string_view target, std::string body, Deadline deadline,
+                       std::stop_token stop) -> Result<ranks::vllm_ipc::Reply> {
+    auto answer = CKPTD_TRY(caller->ask({.method = std::string(method), .target = std::string(target), .body = std::move(body)},
+                                        fleet::Guard::admin, deadline, std::move(stop), 64 * kMiB));
+    return ranks::vllm_ipc::Reply{answer.status, std::move(answer.body), answer.sent};
+  };
+  std::vector<ranks::Peer> processes;
+  if (const auto listener = caller->listener())
+    for (const auto& process : with_descendants(*listener))
+      processes.push_back({.pid = process.pid, .uid = 0, .started = process.started});
+  return ranks::vllm_ipc::make_transfer({.engine = engine.name,
+                                         .weight_version = std::move(weight_version),
+                                         .processes = std::move(processes)},
+                                        std::move(send), std::move(receipts));
+}
+
+Result<std::unique_ptr<fleet::Engine>> make_engine(const journal::EngineRecord& engine,
+                                                   std::chrono::milliseconds connect) {
+  auto address = CKPTD_TRY(address_of(engine, connect));
+  if (engine.kind == "sglang") return fleet::sglang::make_engine(std::move(address));
+  if (engine.kind == "vllm") return fleet::vllm::make_engine(std::move(address));
+  if (engine.kind == "lmdeploy") return fleet::lmdeploy::make_engine(std::move(address));
   std::string known;
   for (const auto& each : fleet::known_kinds()) known += (known.empty() ? "" : ", ") + each;
-  return fail(ErrorKind::invalid_argument, "'{}' is not a kind of engine that this build speaks to; it knows: {}", kind,
-              known);
+  return fail(ErrorKind::invalid_argument, "'{}' is not a kind of engine that this build speaks to; it knows: {}",
+              engine.kind, known);
 }
 
 store::LockPolicy policy_of(config::Lock lock) {
@@ -135,7 +174,14 @@ operations::Options operations_options(const config::Config& config) {
 }
 
 api::EngineRequest request_of(const config::Engine& engine) {
-  return {engine.name, engine.kind, engine.endpoint, engine.checkpoint, engine.devices};
+  return {.name = engine.name,
+          .kind = engine.kind,
+          .endpoint = engine.endpoint,
+          .checkpoint = engine.checkpoint,
+          .devices = engine.devices,
+          .api_key_file = engine.api_key_file,
+          .admin_key_file = engine.admin_key_file,
+          .transfer = engine.transfer};
 }
 
 /// Engines of the configuration are registered once; what the journal knows of an engine stays.
@@ -156,7 +202,7 @@ class Running final : public Assembly {
   ~Running() override {
     metrics_server_.reset();
     server_.reset();
-    if (collective_) collective_->close();
+    if (collective_) collective_->close(Deadline::in(shutdown_timeout()));
     jobs_.shutdown();
   }
 
@@ -183,13 +229,17 @@ class Running final : public Assembly {
     catalogue_ = std::make_unique<catalogue::Catalogue>();
     endpoints_ = CKPTD_TRY(ranks::checkpoint_engine::make_endpoints(
         {config_.runtime_dir / "r", config_.rank_group, config_.custody}));
+    const auto receipts = std::make_shared<ranks::Receipts>(ranks::Receipts::Options{
+        .group = config_.rank_group.empty() ? std::nullopt
+                                            : std::optional(CKPTD_TRY(gid_of(config_.rank_group, "rank_group")))});
     operations_ = operations::make_operations(
         {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices,
          [this](const auto& members, const auto& names) { return collective_->make_group(members, names); },
-         [connect = config_.engine_connect_timeout](const auto& kind, const auto& name, const auto& endpoint) {
-           return make_engine(kind, name, endpoint, connect);
-         },
-         *peaks_, [this] { return reread(); }},
+         [connect = config_.engine_connect_timeout](const auto& engine) { return make_engine(engine, connect); },
+         *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle(); },
+         [connect = config_.engine_connect_timeout, receipts](const auto& engine, const auto& weight_version) {
+           return make_transfer(engine, weight_version, connect, receipts);
+         }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
     server_ = CKPTD_TRY(control::Server::start(control_options(), *operations_));
@@ -210,7 +260,8 @@ class Running final : public Assembly {
   void stop() override {
     metrics_server_.reset();
     server_.reset();
-    collective_->close();
+    const auto by = Deadline::in(shutdown_timeout());
+    collective_->close(by);
     jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
     const auto waiting = endpoints_->drain(Deadline::in(shutdown_timeout()));
     for (const auto& open : waiting)

@@ -42,7 +42,8 @@ class Nccl final : public Collective {
                              const std::vector<std::string>& names) override {
     return groups_.make_group(devices, names);
   }
-  void close() noexcept override { groups_.close(); }
+  std::size_t drop_idle() noexcept override { return groups_.drop_idle(); }
+  void close(Deadline by) noexcept override { groups_.close(by); }
 
  private:
   nccl::Groups groups_;

@@ -1,10 +1,12 @@
 // How the devices of an update reach each other: which collective, chosen once at the start.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "common/deadline.h"
 #include "common/result.h"
 #include "daemon/collective/group.h"
 #include "daemon/config/config.h"
@@ -22,8 +24,10 @@ class Collective {
   virtual Result<std::vector<std::unique_ptr<collective::Member>>> make_group(
       const std::vector<device::Device*>& devices, const std::vector<std::string>& names) = 0;
 
-  /// The daemon is ending: nobody is to wait for a group that is being made.
-  virtual void close() noexcept {}
+  /// Lets go of what is kept for the next group; how many sets of devices that was for.
+  virtual std::size_t drop_idle() noexcept { return 0; }
+  /// The daemon is ending: nobody is to wait for a group that is being made, nor beyond `by` for one that hangs.
+  virtual void close(Deadline by) noexcept { static_cast<void>(by); }
 };
 
 }  // namespace ckptd

@@ -121,6 +121,17 @@ Codec<std::string> checkpoint_name() {
 
 Codec<std::string> path_text() { return {parse_path, toml_text}; }
 
+Codec<std::string> key_path() {
+  return {[](const Node& node) -> Result<std::string> {
+            auto text = CKPTD_TRY(parse_text(node, "the path of a file that holds the key"));
+            if (!text.empty() && text.front() != '/')
+              return fail(ErrorKind::invalid_argument,
+                          "expected the absolute path of a file that holds the key, and not the key itself");
+            return text;
+          },
+          toml_text};
+}
+
 Codec<std::filesystem::path> path() {
   return {[](const Node& node) -> Result<std::filesystem::path> {
             return std::filesystem::path(CKPTD_TRY(parse_path(node)));

@@ -40,6 +40,9 @@ Codec<std::string> checkpoint_name();
 Codec<std::filesystem::path> path();
 Codec<std::string> path_text();
 
+/// As path_text(), of a file that holds a key, or empty. Its error does not repeat the text: it may be a key.
+Codec<std::string> key_path();
+
 /// "8GiB"; at least one byte. With `automatic`, "auto" stands for 0 as well.
 Codec<std::uint64_t> size(bool automatic);
 

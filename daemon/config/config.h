@@ -32,7 +32,9 @@ struct Preload {
 
 struct Engine {
   std::string name, kind, endpoint, checkpoint;
-  std::vector<std::string> devices;
+  std::vector<std::string> devices = {};
+  std::string api_key_file = {}, admin_key_file = {};  ///< paths; empty: no such key
+  std::string transfer = "auto";                       ///< auto, checkpoint-engine or native
   bool operator==(const Engine&) const = default;
 };
 

@@ -225,12 +225,23 @@ const std::vector<Key<Engine>>& engine_keys() {
   static const std::vector<Key<Engine>> keys{
       required(key("name", "", &Engine::name, name(), "Name for ckptctl, 1 to 64 characters of A-Z a-z 0-9 . _ -.",
                    Change::reload)),
-      required(key("kind", "", &Engine::kind, name(), "What it is: sglang.", Change::reload)),
+      required(key("kind", "", &Engine::kind, name(), "What it is: sglang, vllm or lmdeploy.", Change::reload)),
       required(key("endpoint", "", &Engine::endpoint, text(false),
                    "Where its HTTP API listens: http://HOST:PORT or unix:/PATH.", Change::reload)),
       required(key("checkpoint", "", &Engine::checkpoint, checkpoint_name(),
                    "NAME of the checkpoint whose versions it takes.", Change::reload)),
       key("devices", "", &Engine::devices, list(text(false)), "Devices of its ranks, such as HOST-0; empty: all.",
+          Change::reload),
+      key("api_key_file", "", &Engine::api_key_file, key_path(),
+          "File that holds its API key, readable for ckptd and not for everybody; read at each call. Empty: no key.",
+          Change::reload),
+      key("admin_key_file", "", &Engine::admin_key_file, key_path(),
+          "File that holds the key of its administrative routes (SGLang's --admin-api-key). Empty: the API key serves.",
+          Change::reload),
+      key("transfer", "", &Engine::transfer,
+          choice<std::string>({{"auto", "auto"}, {"checkpoint-engine", "checkpoint-engine"}, {"native", "native"}}),
+          "How a vLLM is given weights: native (its own weight transfer, from 0.22 on), checkpoint-engine (its worker "
+          "extension), or auto: native where the server offers it.",
           Change::reload),
   };
   return keys;

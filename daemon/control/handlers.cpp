@@ -92,7 +92,7 @@ Result<Response> delete_version(Operations& operations, const Call& call) {
 }
 
 Result<Response> trim_store(Operations& operations, const Call&) {
-  return ok({{"bytes", operations.trim()}});
+  return ok(api::to_json(operations.trim()));
 }
 
 Result<Response> post_update(Operations& operations, const Call& call) {

@@ -17,6 +17,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -101,10 +102,18 @@ struct Identity {
   int numa_node = -1;    ///< -1: unknown or none
 };
 
+/// That nothing of a device works any more until a restart, and the first error that said so.
+struct Loss {
+  std::chrono::system_clock::time_point since;
+  Error error;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
   virtual const Identity& identity() const = 0;
+  /// Empty while the device works. Cheap, and asks nobody: what has not failed a call yet is not known.
+  virtual std::optional<Loss> lost() const { return {}; }
   /// no_space when that much is not free; nothing else is lost then and a smaller size may be tried.
   virtual Result<std::unique_ptr<Allocation>> allocate(std::uint64_t bytes) = 0;
   /// Maps what another allocation of the same kind of device exported, in this or another process.

@@ -1,11 +1,24 @@
 #include "daemon/fleet/engine.h"
 
+#include <algorithm>
 #include <array>
 
 namespace ckptd::fleet {
 namespace {
 
-constexpr std::array<std::string_view, 5> kPauses{"none", "abort", "retract", "in_place", "keep"};
+constexpr std::array<std::string_view, 6> kPauses{"none", "abort", "retract", "in_place", "keep", "wait"};
+
+struct Kind {
+  std::string_view name;
+  std::vector<Pause> pauses;  ///< besides none
+};
+
+const std::vector<Kind>& kinds() {
+  static const std::vector<Kind> all{{"sglang", {Pause::abort, Pause::retract, Pause::in_place}},
+                                     {"vllm", {Pause::abort, Pause::keep, Pause::wait}},
+                                     {"lmdeploy", {Pause::abort}}};
+  return all;
+}
 
 std::unexpected<Error> no_such_call(std::string_view what) {
   return fail(ErrorKind::unsupported, "this kind of engine cannot be asked to {}", what);
@@ -14,7 +27,28 @@ std::unexpected<Error> no_such_call(std::string_view what) {
 }  // namespace
 
 std::vector<std::string> known_kinds() {
-  return {"sglang"};
+  std::vector<std::string> names;
+  for (const auto& kind : kinds()) names.emplace_back(kind.name);
+  return names;
+}
+
+Result<> check_pause(std::string_view kind, Pause mode, bool flush_cache) {
+  const auto at = std::ranges::find(kinds(), kind, &Kind::name);
+  if (at == kinds().end()) return fail(ErrorKind::invalid_argument, "'{}' is not a kind of engine", kind);
+  if (mode == Pause::none) return {};
+  if (std::ranges::find(at->pauses, mode) == at->pauses.end()) {
+    std::string known;
+    for (auto pause : at->pauses) known += fmt::format("{}, ", name_of(pause));
+    return fail(ErrorKind::invalid_argument, "an engine of kind {} cannot pause with {}; it knows: {}none", kind,
+                name_of(mode), known);
+  }
+  // The scheduler still has the paused requests, and will not flush a cache that is in use: older servers fail an
+  // assertion over it, newer ones answer a failure after the weights have been replaced.
+  if (mode == Pause::in_place && flush_cache)
+    return fail(ErrorKind::invalid_argument,
+                "SGLang cannot flush the cache of requests that are paused in place: keep the cache (--keep-cache), or "
+                "pause with retract, which computes it again");
+  return {};
 }
 
 std::string_view name_of(Pause pause) { return kPauses[static_cast<std::size_t>(pause)]; }

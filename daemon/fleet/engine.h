@@ -34,6 +34,7 @@ enum class Pause {
   retract,   ///< they go back to the queue and start anew afterwards (SGLang)
   in_place,  ///< they stop where they are and go on with the new weights and the old cache (SGLang)
   keep,      ///< the same of vLLM
+  wait,      ///< they end first; new ones wait (vLLM)
 };
 std::string_view name_of(Pause pause);
 std::optional<Pause> pause_named(std::string_view name);
@@ -114,11 +115,15 @@ class Engine {
 struct Address {
   std::string name, kind;
   http::Endpoint endpoint;
-  std::string api_key, admin_key;  ///< secrets: in no log, no sentence and no JSON. Empty: none is sent
-  std::chrono::milliseconds connect{5'000};
+  std::string api_key_file, admin_key_file;  ///< see key_file.h; read at each call. Empty: no such key is sent
+  std::chrono::milliseconds connect{5'000};  ///< how long it may take to reach the server, within each call's own time
 };
 
 /// The kinds that `engine add --kind` accepts.
 std::vector<std::string> known_kinds();
+
+/// May an engine of this kind be paused like this for an update that flushes its cache or not? invalid_argument with
+/// what to choose instead; pure, so that it is known before anything is touched.
+Result<> check_pause(std::string_view kind, Pause mode, bool flush_cache);
 
 }  // namespace ckptd::fleet

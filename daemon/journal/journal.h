@@ -20,7 +20,7 @@
 
 namespace ckptd::journal {
 
-inline constexpr int kFormat = 1;
+inline constexpr int kFormat = 2;
 
 /// A version as an engine has it: identity and schema tell whether it is still the same one.
 struct VersionRecord {
@@ -38,6 +38,8 @@ struct EngineRecord {
   std::vector<std::string> devices = {};  ///< uuids; empty: all
   std::optional<VersionRecord> target = {}, serving = {};
   std::string poisoned = {};  ///< empty, or why it may hold a mixture
+  std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys; empty: none. Since format 2
+  std::string transfer = "auto";  ///< how a vLLM is given weights: auto, checkpoint-engine or native
   bool operator==(const EngineRecord&) const = default;
 };
 

@@ -48,6 +48,9 @@ Json engine_json(const EngineRecord& engine) {
   if (engine.target) json["target"] = version_json(*engine.target);
   if (engine.serving) json["serving"] = version_json(*engine.serving);
   json["poisoned"] = engine.poisoned;
+  if (!engine.api_key_file.empty()) json["api_key_file"] = engine.api_key_file;
+  if (!engine.admin_key_file.empty()) json["admin_key_file"] = engine.admin_key_file;
+  if (engine.transfer != "auto") json["transfer"] = engine.transfer;
   return json;
 }
 
@@ -131,15 +134,19 @@ SessionRecord read_session(const Reader& reader) {
 }
 
 EngineRecord read_engine(const Reader& reader) {
-  reader.expect_members({"name", "kind", "endpoint", "checkpoint", "devices", "poisoned"}, {"target", "serving"});
+  reader.expect_members({"name", "kind", "endpoint", "checkpoint", "devices", "poisoned"}, {"target", "serving", "api_key_file", "admin_key_file", "transfer"});
+  const auto text = [](const Reader& value) { return value.text(); };
   return {.name = reader.text("name"),
           .kind = reader.text("kind"),
           .endpoint = reader.text("endpoint"),
           .checkpoint = reader.text("checkpoint"),
-          .devices = reader.member("devices").each([](const Reader& device) { return device.text(); }),
+          .devices = reader.member("devices").each(text),
           .target = reader.if_present("target", read_version),
           .serving = reader.if_present("serving", read_version),
-          .poisoned = reader.text("poisoned")};
+          .poisoned = reader.text("poisoned"),
+          .api_key_file = reader.if_present("api_key_file", text).value_or(""),
+          .admin_key_file = reader.if_present("admin_key_file", text).value_or(""),
+          .transfer = reader.if_present("transfer", text).value_or("auto")};
 }
 
 Phase read_phase(const Reader& reader) {

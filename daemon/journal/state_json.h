@@ -1,7 +1,8 @@
 // Contents <-> the text of state.json. Pure.
 //
-//   {"format": 1,
-//    "engines": [{"name", "kind", "endpoint", "checkpoint", "devices": [..], "target"?, "serving"?, "poisoned"}, ..],
+//   {"format": 2,
+//    "engines": [{"name", "kind", "endpoint", "checkpoint", "devices": [..], "target"?, "serving"?, "poisoned",
+//                 "api_key_file"?, "admin_key_file"?, "transfer"?}, ..],
 //    "updates": [{"job", "engine", "version", "phase": "opening" | "pushing", "sessions": [session, ..]}, ..],
 //    "in_custody": [session, ..]}
 //

@@ -66,7 +66,7 @@ void add_engines(std::vector<MetricFamily>& families, const std::vector<api::Eng
   families.push_back(std::move(poisoned));
 }
 
-void add_arenas(std::vector<MetricFamily>& families, const std::vector<api::DeviceStatus>& devices) {
+void add_devices(std::vector<MetricFamily>& families, const std::vector<api::DeviceStatus>& devices) {
   auto held = gauges("ckptd_arena_bytes", "Device memory for updates: lent to running ones, kept for the next, or quarantined because a rank may still map it.");
   for (const auto& device : devices) {
     add(held, {{"device", device.uuid}, {"state", "lent"}}, static_cast<double>(device.arena_bytes));
@@ -74,6 +74,9 @@ void add_arenas(std::vector<MetricFamily>& families, const std::vector<api::Devi
     add(held, {{"device", device.uuid}, {"state", "quarantined"}}, static_cast<double>(device.quarantined_bytes));
   }
   families.push_back(std::move(held));
+  auto lost = gauges("ckptd_device_lost", "1 when nothing of the device works any more until ckptd is restarted.");
+  for (const auto& device : devices) add(lost, {{"device", device.uuid}}, device.lost ? 1 : 0);
+  families.push_back(std::move(lost));
 }
 
 }  // namespace
@@ -96,7 +99,7 @@ std::vector<MetricFamily> state_families(const api::Status& status, const std::v
   add_store(families, status);
   add_versions(families, versions);
   add_engines(families, status.engines);
-  add_arenas(families, status.devices);
+  add_devices(families, status.devices);
   families.push_back(gauge("ckptd_sessions_in_custody", "Failed sessions whose rank is not gone yet.",
                            status.in_custody.size()));
   return families;

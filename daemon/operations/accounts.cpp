@@ -60,6 +60,8 @@ void note_plan(records::PushAccount& account, const plan::Plan& plan) {
   account.arena_bytes = plan.arena_bytes;
   account.copy_runs = plan.copy_runs;
   account.fan_out = plan::name_of(plan.fan_out);
+  if (plan.fan_out == plan::FanOut::broadcast)
+    for (const auto& bucket : plan.buckets) account.owners.push_back(bucket.owner);
 }
 
 void note_push(records::PushAccount& account, const pipeline::Report& report, const pipeline::Progress& progress) {

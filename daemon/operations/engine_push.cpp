@@ -14,6 +14,8 @@
 #include "common/units.h"
 #include "daemon/operations/accounts.h"
 #include "daemon/operations/settling.h"
+#include "daemon/pipeline/receipts.h"
+#include "daemon/records/attribution.h"
 
 namespace ckptd::operations {
 namespace {
@@ -27,21 +29,21 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 /// The engine's own answer, on a thread beside the ranks' sessions: its call returns only when they have ended.
 class EngineCall {
  public:
-  EngineCall(fleet::Engine& engine, fleet::UpdateCall call, std::chrono::milliseconds timeout,
+  EngineCall(std::function<Result<std::string>(std::stop_token)> call,
              std::function<void(const Result<std::string>&)> answered)
       : answer_(promise_.get_future().share()),
-        thread_([this, &engine, call = std::move(call), timeout, answered = std::move(answered)](std::stop_token stop) {
-          auto answer = engine.call_update(call, timeout, stop);
+        thread_([this, call = std::move(call), answered = std::move(answered)](std::stop_token stop) {
+          auto answer = call(stop);
           promise_.set_value(answer);
           answered(answer);
         }) {}
 
-  /// The answer, if it comes in time; otherwise the call is given up.
-  Result<std::string> answer_within(std::chrono::milliseconds grace, const std::string& engine) {
-    if (answer_.wait_for(grace) == std::future_status::ready) return answer_.get();
+  /// The answer, if it comes in time; otherwise the call is given up. `limit` is when it should have been there.
+  Result<std::string> answer_by(Clock::time_point limit, Clock::time_point ranks_done, const std::string& engine) {
+    if (answer_.wait_until(limit) == std::future_status::ready) return answer_.get();
     thread_.request_stop();
     return fail(ErrorKind::timed_out, "engine {} did not answer within {} after its ranks had finished", engine,
-                show_seconds(std::chrono::duration<double>(grace).count()));
+                show_seconds(std::chrono::duration<double>(Clock::now() - ranks_done).count()));
   }
 
  private:
@@ -85,11 +87,17 @@ class RanksEnd {
   std::jthread timer_;
 };
 
-void tell(UpdateJob& job, const EnginePush& push, const pipeline::Progress& progress) {
+std::string stage_of(const EnginePush& push, const pipeline::Progress& progress) {
   const auto connected = progress.connected.load();
-  job.stage(push.engine, connected < push.devices.size()
-                             ? fmt::format("waiting for ranks ({} of {})", connected, push.devices.size())
-                             : "pushing");
+  if (connected < push.devices.size()) return fmt::format("waiting for ranks ({} of {})", connected, push.devices.size());
+  if (progress.finished < push.devices.size()) return "pushing";
+  if (const auto returned = progress.returned.load(); returned > 0)
+    return fmt::format("waiting for the engine's answer ({} ranks came back for another session)", returned);
+  return "waiting for the engine's answer";
+}
+
+void tell(UpdateJob& job, const EnginePush& push, const pipeline::Progress& progress) {
+  job.stage(push.engine, stage_of(push, progress));
   job.reloaded(push.engine, progress.reloaded_bytes);
 }
 
@@ -153,6 +161,7 @@ nlohmann::json report_of(const EnginePush& push, const plan::Plan& plan, const p
   for (const auto& lane : report.lanes)
     lanes.push_back({{"device", lane.device},
                      {"pid", lane.pid},
+                     {"sessions", lane.sessions},
                      {"bytes", lane.bytes},
                      {"connect_seconds", lane.connect_seconds},
                      {"push_seconds", lane.push_seconds},
@@ -198,9 +207,24 @@ Result<> judge(const EnginePush& push, const Result<>& pushed, const Result<std:
   if (ended_by_us && answer.error().kind != ErrorKind::cancelled && answer.error().kind != ErrorKind::timed_out)
     return std::unexpected(answer.error());
   Error error = pushed.error();
-  if (!answer && answer.error().kind == ErrorKind::peer_failed)
+  if (!answer && answer.error().kind == ErrorKind::peer_failed) {
     error.sentence += fmt::format(" (the engine's own answer: {})", answer.error().sentence);
+    // Some ranks go without a word, and what they raised is told by nobody else.
+    if (error.vendor.empty()) error.vendor = answer.error().vendor.empty() ? answer.error().sentence : answer.error().vendor;
+  }
   return std::unexpected(std::move(error));
+}
+
+std::vector<int> nodes_of(const EnginePush& push) {
+  std::vector<int> nodes;
+  for (const auto* device : push.devices) nodes.push_back(device->identity().numa_node);
+  return nodes;
+}
+
+std::vector<int> nodes_of(const catalogue::Contents& contents) {
+  std::vector<int> nodes;
+  for (const auto& held : contents.memory) nodes.push_back(held.segment->numa_node);
+  return nodes;
 }
 
 /// As judge() has it: the ranks' side is well, or was only ended because of what the engine had said.
@@ -214,24 +238,30 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
                                                UpdateJob& job, records::PushAccount& account) {
   const auto start = Clock::now();
   auto& steps = account.steps;
+  CKPTD_TRY(check_not_lost(push));
   // A step of the record is a stage of the job. Steps run one after the other, on whatever thread.
   const auto timed = [&](const char* step, auto run) {
     return steps.timed(step, [&] { return job.timed(push.engine, step, run); });
   };
-  auto engine = CKPTD_TRY(parts_.make_engine(push.kind, push.engine, push.endpoint));
+  auto engine = CKPTD_TRY(parts_.make_engine(push.known));
   // Asked while everything else is made ready, if there is a thread for it; needed before the engine is called.
   auto ping = std::async(std::launch::async | std::launch::deferred,
                          [&] { return engine->observe(push.options->ping_timeout); });
 
+  const auto transfer = CKPTD_TRY(native_transfer(push, *engine));
+  auto& opener = transfer ? static_cast<ranks::Opener&>(*transfer) : parts_.endpoints;
+
   job.stage(push.engine, "allocating the arena");
   auto arenas = CKPTD_TRY(timed("arena", [&] { return borrow_arenas(push, contents.manifest); }));
   const auto arena_bytes = common_arena_bytes(arenas, wanted_arena_bytes(push, contents.manifest));
-  const auto plan = CKPTD_TRY(timed("plan", [&] { return plan_push(push, contents, arena_bytes); }));
+  const auto plan = CKPTD_TRY(timed("plan", [&] { return plan_push(push, contents, arena_bytes, opener); }));
   note_plan(account, plan);
-  auto lanes = CKPTD_TRY(timed("open", [&] { return open_lanes(push, plan.fan_out, arenas); }));
+  auto lanes = CKPTD_TRY(timed("open", [&] { return open_lanes(push, plan.fan_out, arenas, opener); }));
   fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.flush_cache};
-  for (const auto& lane : lanes) call.endpoints[lane.session->device()] = lane.session->endpoint();
+  for (const auto& lane : lanes)
+    if (!lane.session->endpoint().empty()) call.endpoints[lane.session->device()] = lane.session->endpoint();
 
+  std::stop_source answered;  // until then a rank may come back, for an engine's draft model
   RanksEnd ranks_end(job.stop(), push.options->answer_grace, push.options->rank_grace);
   std::optional<EngineCall> engine_call;
   bool written_down = false;
@@ -242,8 +272,15 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
       return std::unexpected(written.error().within("the engine was not touched, its update could not be recorded"));
     written_down = true;
     try {
-      engine_call.emplace(*engine, call, push.options->engine_timeout,
-                          [&](const Result<std::string>& answer) { ranks_end.engine_answered(answer); });
+      engine_call.emplace(
+          [&](std::stop_token stop) {
+            const auto timeout = push.options->engine_timeout;
+            return transfer ? transfer->run(timeout, std::move(stop)) : engine->call_update(call, timeout, std::move(stop));
+          },
+          [&](const Result<std::string>& answer) {
+            ranks_end.engine_answered(answer);
+            answered.request_stop();
+          });
     } catch (const std::system_error& error) {
       return fail(ErrorKind::no_space, "no thread could be started to call engine {}: {}", push.engine, error.what());
     }
@@ -260,34 +297,55 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   steps.begin("push");
   const auto pushed = [&] {
     Every teller(kTellInterval, [&] { tell(job, push, progress); });
-    return pipeline::push(plan, contents.manifest, resting, std::move(lanes), push.options->deadlines,
-                          {before_offers, before_first_bucket}, progress, ranks_end.token(), report);
+    auto deadlines = push.options->deadlines;
+    deadlines.answer = deadlines.finish;
+    return pipeline::push(plan, contents.manifest, resting, std::move(lanes), deadlines,
+                          {before_offers, before_first_bucket, answered.get_token()}, progress, ranks_end.token(), report);
   }();
-  const auto ranks_done = Clock::now();
+  const auto ranks_done = report.ranks_done;
   steps.end(ranks_done);
-  note_push(account, report, progress);
-  tell_stages(job, push.engine, report);
-  const auto warnings = missing_receipts(push, report);
-  for (const auto& warning : warnings) spdlog::warn("{}: {}: {}", job.id(), push.engine, warning);
-  settle_arenas(push, pushed.has_value(), report, arenas);
-  if (!pushed && !written_down) return std::unexpected(pushed.error());
+  // After the outcome is written down: a daemon that dies while ranks are waited for leaves it as it is.
+  const auto see_to_arenas = [&] {
+    if (pushed && std::ranges::any_of(report.holds, [](const auto& hold) { return hold != nullptr; })) {
+      job.stage(push.engine, "waiting for the ranks to unmap the arena");
+      steps.timed(std::string(records::kReceiptStep), [&] {
+        pipeline::await_receipts(report, Deadline::in(push.options->deadlines.receipt), job.stop());
+        return 0;
+      });
+    }
+    note_push(account, report, progress);
+    tell_stages(job, push.engine, report);
+    auto warnings = missing_receipts(push, report);
+    for (const auto& warning : warnings) spdlog::warn("{}: {}: {}", job.id(), push.engine, warning);
+    settle_arenas(push, pushed.has_value(), report, arenas);
+    return warnings;
+  };
+  if (!pushed && !written_down) {
+    see_to_arenas();
+    return std::unexpected(pushed.error());
+  }
 
   steps.begin("answer", ranks_done);
   job.stage(push.engine, "waiting for the engine's answer");
-  const auto answer = job.timed(push.engine, "answer", [&]() -> Result<std::string> {
+  const auto answer = [&]() -> Result<std::string> {
     if (!engine_call) return std::unexpected(pushed.error());
-    return engine_call->answer_within(pushed ? push.options->deadlines.finish : push.options->answer_grace, push.engine);
-  });
+    const auto grace = pushed ? std::chrono::milliseconds(0) : push.options->answer_grace;
+    return engine_call->answer_by(Clock::now() + grace, ranks_done, push.engine);
+  }();
+  job.took(push.engine, {"answer", seconds_since(ranks_done), 0});
   if (auto verdict = judge(push, pushed, answer, progress, job.stop().stop_requested()); !verdict) {
     steps.end();
     account.engine_failed = engine_failed(pushed, job.stop().stop_requested());
     write_failure(push, job.id(), verdict.error(), progress.touched);
+    see_to_arenas();
     return std::unexpected(verdict.error());
   }
   steps.end();
   const auto engine_wait_seconds = seconds_since(ranks_done);
-  CKPTD_TRY(timed("journal", [&] { return write_success(push, job.id()); }));
+  const auto written = timed("journal", [&] { return write_success(push, job.id()); });
   const auto seconds = seconds_since(start);
+  const auto warnings = see_to_arenas();
+  CKPTD_TRY(written);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());
   return report_of(push, plan, report, warnings, engine_wait_seconds, seconds);
@@ -333,17 +391,34 @@ plan::FanOut Service::fan_out(const EnginePush& push) const {
   return plan::choose_fan_out(static_cast<std::uint32_t>(members), push.options->peer_copies_are_faster);
 }
 
+/// "auto" takes the server's own way where it offers one for this node: it puts a quantised model together again as at
+/// its start, which loading over a live model does not.
+Result<std::unique_ptr<ranks::Transfer>> Service::native_transfer(const EnginePush& push, fleet::Engine& engine) const {
+  const auto& wanted = push.known.transfer;
+  if (wanted == "checkpoint-engine" || push.known.kind != "vllm" || !parts_.make_transfer) return nullptr;
+  if (wanted != "native") {
+    const auto about = engine.describe(push.options->ping_timeout);
+    if (!about || about->weight_transfer != "ipc") return nullptr;
+  }
+  return parts_.make_transfer(push.known, push.weight_version);
+}
+
 Result<plan::Plan> Service::plan_push(const EnginePush& push, const catalogue::Contents& contents,
-                                      std::uint64_t arena_bytes) const {
+                                      std::uint64_t arena_bytes, const ranks::Opener& opener) const {
+  auto packed = packing(push);
+  packed.gapless = opener.traits().gapless;
   return plan::make_plan(contents.manifest, contents.layout,
                          {.members = static_cast<std::uint32_t>(push.devices.size()),
                           .arena_bytes = arena_bytes,
-                          .packing = packing(push),
-                          .fan_out = fan_out(push)});
+                          .packing = packed,
+                          .fan_out = fan_out(push),
+                          .member_nodes = nodes_of(push),
+                          .segment_nodes = nodes_of(contents)});
 }
 
 Result<std::vector<pipeline::Lane>> Service::open_lanes(const EnginePush& push, plan::FanOut fan_out,
-                                                        const std::vector<pipeline::ArenaLoan>& arenas) {
+                                                        const std::vector<pipeline::ArenaLoan>& arenas,
+                                                        ranks::Opener& opener) {
   std::vector<std::string> names;
   for (const auto* device : push.devices) names.push_back(device->identity().uuid);
   std::vector<pipeline::Lane> lanes(push.devices.size());
@@ -354,7 +429,7 @@ Result<std::vector<pipeline::Lane>> Service::open_lanes(const EnginePush& push, 
   for (std::size_t i = 0; i < lanes.size(); ++i) {
     lanes[i].device = push.devices[i];
     lanes[i].arena = &arenas[i].memory();
-    auto session = parts_.endpoints.open(push.engine, names[i]);
+    auto session = opener.open(push.engine, names[i]);
     if (!session) {
       discard();
       return std::unexpected(session.error());

@@ -15,6 +15,17 @@ Result<> check_engine_name(const std::string& name) {
               "'{}' is not an engine name: write 1 to 64 letters, digits, '.', '_' and '-', as in sglang-0", name);
 }
 
+journal::EngineRecord record_of(const api::EngineRequest& request) {
+  return {.name = request.name,
+          .kind = request.kind,
+          .endpoint = request.endpoint,
+          .checkpoint = request.checkpoint,
+          .devices = request.devices,
+          .api_key_file = request.api_key_file,
+          .admin_key_file = request.admin_key_file,
+          .transfer = request.transfer};
+}
+
 }  // namespace
 
 Result<std::vector<device::Device*>> Service::devices_named(const std::vector<std::string>& uuids) const {
@@ -47,6 +58,9 @@ api::Engine Service::show_engine(const journal::EngineRecord& record) const {
   if (record.target) engine.target = record.target->id;
   if (record.serving) engine.serving = record.serving->id;
   engine.poisoned = record.poisoned;
+  engine.api_key_file = record.api_key_file;
+  engine.admin_key_file = record.admin_key_file;
+  engine.transfer = record.transfer;
   engine.state = record.poisoned.empty() ? "idle" : "poisoned";
   std::lock_guard lock(mutex_);
   if (auto at = updating_.find(record.name); at != updating_.end()) {
@@ -74,7 +88,10 @@ Result<api::Engine> Service::engine(const std::string& name) const {
 Result<> Service::check_engine(const api::EngineRequest& request) const {
   CKPTD_TRY(check_engine_name(request.name));
   CKPTD_TRY(weights::parse_checkpoint_name(request.checkpoint));
-  CKPTD_TRY(parts_.make_engine(request.kind, request.name, request.endpoint));
+  CKPTD_TRY(parts_.make_engine(record_of(request)));
+  if (request.transfer == "native" && request.kind != "vllm")
+    return fail(ErrorKind::invalid_argument, "an engine of kind {} has no weight transfer of its own: leave transfer at auto",
+                request.kind);
   CKPTD_TRY(devices_named(request.devices));
   return check_not_updating(request.name);
 }
@@ -83,8 +100,7 @@ Result<api::Engine> Service::put_engine(const api::EngineRequest& request) {
   CKPTD_TRY(check_engine(request));
   std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
   CKPTD_TRY(check_not_updating(request.name));
-  const journal::EngineRecord wanted{request.name,    request.kind, request.endpoint, request.checkpoint,
-                                     request.devices, {},           {},               {}};
+  const auto wanted = record_of(request);
   CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
     auto at = std::ranges::find(contents.engines, request.name, &journal::EngineRecord::name);
     if (at == contents.engines.end()) {
@@ -110,6 +126,14 @@ Result<> Service::remove_engine(const std::string& name) {
     found = std::erase_if(contents.engines, [&](const auto& engine) { return engine.name == name; }) > 0;
   }));
   if (!found) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", name);
+  return {};
+}
+
+Result<> Service::check_not_lost(const EnginePush& push) const {
+  for (const auto* device : push.devices)
+    if (const auto lost = device->lost())
+      return std::unexpected(lost->error.within(fmt::format("engine {} cannot be updated, its {} is lost since {}", push.engine,
+                                                            device->identity().uuid, api::show_time(lost->since))));
   return {};
 }
 

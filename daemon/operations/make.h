@@ -20,6 +20,7 @@
 #include "daemon/plan/plan.h"
 #include "daemon/prefetch/prefetch.h"
 #include "daemon/ranks/endpoints.h"
+#include "daemon/ranks/transfer.h"
 #include "daemon/source/source.h"
 #include "daemon/store/store.h"
 
@@ -38,12 +39,16 @@ struct Parts {
   std::function<Result<std::vector<std::unique_ptr<collective::Member>>>(const std::vector<device::Device*>&,
                                                                          const std::vector<std::string>&)>
       make_group;
-  std::function<Result<std::unique_ptr<fleet::Engine>>(const std::string& kind, const std::string& name,
-                                                       const std::string& endpoint)>
-      make_engine;
+  /// invalid_argument for a kind or an endpoint that is none.
+  std::function<Result<std::unique_ptr<fleet::Engine>>(const journal::EngineRecord&)> make_engine;
   journal::Peaks& peaks;
   /// Reads the configuration again, for reload(). Called from one thread at a time.
   std::function<Result<Reread>()> reread = {};
+  /// Lets go of what make_group() keeps for the next group; how many sets that were.
+  std::function<std::size_t()> drop_idle_groups = {};
+  /// For an update of an engine by the server's own way of being given weights; unsupported for a kind that has none.
+  std::function<Result<std::unique_ptr<ranks::Transfer>>(const journal::EngineRecord&, const std::string& weight_version)>
+      make_transfer = {};
 };
 
 struct Preload {

@@ -38,7 +38,8 @@ class Operations {
   virtual Result<api::Version> version(const std::string& name, const std::string& version, bool tensors) const = 0;
   virtual Result<> evict(const std::string& name, const std::string& version, bool forget) = 0;
   virtual Result<api::Version> set_kept(const std::string& name, const std::string& version, bool kept) = 0;
-  virtual std::uint64_t trim() = 0;  ///< frees idle store memory and kept arenas; returns how many bytes
+  /// Frees idle store memory and kept arenas, and lets go of communicators that wait for their next update.
+  virtual api::Trimmed trim() = 0;
 
   virtual std::vector<api::Job> jobs() const = 0;  ///< without their records
   virtual Result<api::Job> job(const std::string& id) const = 0;

@@ -79,6 +79,7 @@ Result<std::vector<journal::PeakRecord>> Service::measure(std::uint64_t bytes, s
   const auto memory = CKPTD_TRY(probe::HostMemory::make(limits));
   std::vector<journal::PeakRecord> peaks;
   for (auto* device : parts_.devices) {
+    if (device->lost()) continue;
     const auto rate = CKPTD_TRY(probe::measure_copies(*device, memory->bytes(), limits, may_go_on));
     peaks.push_back(peak_of("copy", device->identity().uuid, rate));
   }
@@ -107,7 +108,7 @@ Result<std::string> Service::run_probe(jobs::Handle& job) {
 bool Service::knows_all_peaks() const {
   const auto known = peaks();
   return known.hash && std::ranges::all_of(parts_.devices, [&](const auto* device) {
-           return known.copy.contains(device->identity().uuid);
+           return known.copy.contains(device->identity().uuid) || device->lost();
          });
 }
 

@@ -23,7 +23,8 @@ namespace ckptd::operations {
 
 /// One update of one engine, decided but not begun.
 struct EnginePush {
-  std::string engine, kind, endpoint;
+  std::string engine;
+  journal::EngineRecord known;  ///< the engine, as it was recorded when this was decided
   std::vector<device::Device*> devices;
   std::string weight_version;     ///< VERSION, as the engine labels it
   journal::VersionRecord record;  ///< what it will serve
@@ -54,7 +55,7 @@ class Service final : public Operations {
   Result<api::Version> version(const std::string& name, const std::string& version, bool tensors) const override;
   Result<> evict(const std::string& name, const std::string& version, bool forget) override;
   Result<api::Version> set_kept(const std::string& name, const std::string& version, bool kept) override;
-  std::uint64_t trim() override;
+  api::Trimmed trim() override;
 
   std::vector<api::Job> jobs() const override;
   Result<api::Job> job(const std::string& id) const override;
@@ -116,11 +117,13 @@ class Service final : public Operations {
   plan::Packing packing(const EnginePush& push) const;
   std::uint64_t wanted_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;
   Result<std::uint64_t> affordable_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;
-  Result<plan::Plan> plan_push(const EnginePush& push, const catalogue::Contents& contents,
-                               std::uint64_t arena_bytes) const;
+  /// The engine's own way of being given weights, or null: then its ranks come to our endpoints.
+  Result<std::unique_ptr<ranks::Transfer>> native_transfer(const EnginePush& push, fleet::Engine& engine) const;
+  Result<plan::Plan> plan_push(const EnginePush& push, const catalogue::Contents& contents, std::uint64_t arena_bytes,
+                               const ranks::Opener& opener) const;
   Result<std::vector<pipeline::ArenaLoan>> borrow_arenas(const EnginePush& push, const weights::Manifest& manifest);
   Result<std::vector<pipeline::Lane>> open_lanes(const EnginePush& push, plan::FanOut fan_out,
-                                                 const std::vector<pipeline::ArenaLoan>& arenas);
+                                                 const std::vector<pipeline::ArenaLoan>& arenas, ranks::Opener& opener);
   plan::FanOut fan_out(const EnginePush& push) const;
 
   // outcomes.cpp: what is written down before, during and after a push
@@ -147,6 +150,8 @@ class Service final : public Operations {
   Result<std::vector<device::Device*>> devices_named(const std::vector<std::string>& uuids) const;
   Result<> check_engine(const api::EngineRequest& request) const;
   Result<> check_not_updating(const std::string& engine) const;
+  /// That none of its devices is lost.
+  Result<> check_not_lost(const EnginePush& push) const;
   api::Engine show_engine(const journal::EngineRecord& record) const;
 
   // reload.cpp

@@ -33,6 +33,11 @@ std::vector<proto::control::Quarantine> show(const std::vector<pipeline::Arenas:
   return shown;
 }
 
+std::optional<proto::control::LostDevice> show(const std::optional<device::Loss>& loss) {
+  if (!loss) return {};
+  return proto::control::LostDevice{.since = loss->since, .why = loss->error.sentence, .vendor = loss->error.vendor};
+}
+
 proto::control::Version show(const catalogue::View& view) {
   proto::control::Version version;
   version.name = view.id.name;

@@ -12,6 +12,7 @@ namespace ckptd::operations {
 
 proto::control::Job show(const jobs::Record& record);
 std::vector<proto::control::Quarantine> show(const std::vector<pipeline::Arenas::InQuarantine>& arenas);
+std::optional<proto::control::LostDevice> show(const std::optional<device::Loss>& loss);
 proto::control::Version show(const catalogue::View& view);
 
 }  // namespace ckptd::operations

@@ -1,25 +1,27 @@
 #include "daemon/pipeline/lane.h"
 
-#include <poll.h>
-
 #include <algorithm>
 #include <array>
 #include <functional>
 
 #include "common/waker.h"
+#include "daemon/pipeline/joint_hold.h"
 
 namespace ckptd::pipeline {
 namespace {
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
+/// One session of a lane's rank. `member` is null when the lane uploads for itself alone.
 class Runner {
  public:
-  Runner(Lane& lane, Together& together, LaneReport& report, std::unique_ptr<device::Stream> stream,
-         Waker stream_waker, Waker stop_waker)
+  Runner(Lane& lane, Together& together, collective::Member* member, LaneReport& report, Progress& progress,
+         std::unique_ptr<device::Stream> stream, Waker stream_waker, Waker stop_waker)
       : lane_(lane),
         all_(together),
+        member_(member),
         report_(report),
+        progress_(progress),
         buckets_(together.plan.buckets),
         stream_waker_(std::move(stream_waker)),
         stop_waker_(std::move(stop_waker)),
@@ -37,7 +39,7 @@ class Runner {
       bucket_bytes_.push_back(bytes);
     }
     views_.reserve(most_tensors);
-    report_.spans.reserve(2 * buckets_.size() + 4);  // an upload and a reload each, connect, release, finish, receipt
+    report_.spans.reserve(2 * buckets_.size() + 3);  // an upload and a reload each, connect, release, finish
     return {};
   }
 
@@ -47,7 +49,6 @@ class Runner {
     CKPTD_TRY(push());
     CKPTD_TRY(close());
     report_.finished = true;
-    await_receipt();
     return {};
   }
 
@@ -60,7 +61,6 @@ class Runner {
   }
 
  private:
-  static constexpr std::chrono::milliseconds kFirstLook{1}, kLastLook{32};  ///< for a receipt
   static constexpr std::uint32_t kUploadsAhead = 16;  ///< bounds the events; the arena's slots bound it more often
 
   struct Upload {
@@ -78,7 +78,6 @@ class Runner {
     const auto seconds = std::chrono::duration<double>(step_->end - step_->begin).count();
     if (step_->what == Span::What::connect) report_.connect_seconds = seconds;
     if (step_->what == Span::What::release || step_->what == Span::What::finish) report_.finish_seconds += seconds;
-    if (step_->what == Span::What::receipt) report_.receipt_seconds = seconds;
     report_.spans.push_back(*step_);
     step_.reset();
   }
@@ -109,12 +108,12 @@ class Runner {
     auto exported = CKPTD_TRY(lane_.arena->export_to_processes());
     // The first buckets are on their way while the engine is still waking its ranks. Not so in lockstep, which begins
     // when all are there.
-    while (!lane_.member && may_upload()) CKPTD_TRY(upload(queued_));
+    while (!member_ && may_upload()) CKPTD_TRY(upload(queued_));
     CKPTD_TRY(all_.offers.pass(all_));
     CKPTD_TRY(step(Span::What::connect, [&] { return lane_.session->offer(exported); }, all_.deadlines.connect));
-    ++all_.progress.connected;
+    ++progress_.connected;
     // A broadcast is lockstep: it starts when every rank has opened its handle.
-    if (lane_.member) return lane_.member->agree({}, Deadline::in(all_.deadlines.connect));
+    if (member_) return member_->agree({}, Deadline::in(all_.deadlines.connect));
     return {};
   }
 
@@ -143,9 +142,9 @@ class Runner {
     const auto& bucket = buckets_[number];
     const auto slot = lane_.arena->range().part(bucket.slot_offset, bucket.bytes);
     upload_of(number).queued = Clock::now();
-    if (!lane_.member || lane_.member->index() == bucket.owner)
+    if (!member_ || member_->index() == bucket.owner)
       for (const auto& run : bucket.runs) CKPTD_TRY(of_upload(number, copy(slot, run)));
-    if (lane_.member) CKPTD_TRY(spread(slot, bucket));
+    if (member_) CKPTD_TRY(spread(slot, bucket));
     CKPTD_TRY(of_upload(number, stream_->record(uploaded(number))));
     CKPTD_TRY(of_upload(number, stream_->wake_when_done(stream_waker_)));
     upload_deadline_ = Deadline::in(all_.deadlines.upload);
@@ -167,7 +166,7 @@ class Runner {
     if (bytes.size() != run.bytes)
       return fail(ErrorKind::internal, "copy run at {} of {} bytes does not lie together", run.resting_offset,
                   run.bytes);
-    all_.progress.uploaded_bytes += run.bytes;
+    progress_.uploaded_bytes += run.bytes;
     return stream_->copy_from_host(slot.part(run.bucket_offset, run.bytes), bytes.data());
   }
 
@@ -175,7 +174,7 @@ class Runner {
   /// error, which names the rank, must come first.
   Result<> spread(device::Range slot, const plan::Bucket& bucket) {
     const auto limit = all_.deadlines.upload + all_.deadlines.reload;
-    return lane_.member->broadcast(slot, bucket.owner, *stream_, Deadline::in(limit));
+    return member_->broadcast(slot, bucket.owner, *stream_, Deadline::in(limit));
   }
 
   Result<> announce() {
@@ -186,7 +185,7 @@ class Runner {
       const auto& tensor = all_.manifest.tensors[placement.tensor];
       views_.push_back({tensor.name, tensor.dtype, tensor.shape, bucket.slot_offset + placement.offset});
     }
-    all_.progress.touched = true;
+    progress_.touched = true;
     note_upload(announced_);
     begin_step(Span::What::reload, announced_, bucket_bytes_[announced_]);
     reload_deadline_ = Deadline::in(all_.deadlines.reload);
@@ -206,7 +205,7 @@ class Runner {
     end_step();
     reloading_ = false;
     report_.bytes += bucket_bytes_[reloaded_];
-    all_.progress.reloaded_bytes += bucket_bytes_[reloaded_];
+    progress_.reloaded_bytes += bucket_bytes_[reloaded_];
     ++reloaded_;
     return {};
   }
@@ -220,33 +219,17 @@ class Runner {
   }
 
   Result<> close() {
-    CKPTD_TRY(step(Span::What::release, [&] { return lane_.session->release(); }, all_.deadlines.release));
+    auto release_limit = all_.deadlines.release;
+    if (lane_.session->may_finish_on_release()) release_limit += all_.deadlines.finish;
+    CKPTD_TRY(step(Span::What::release, [&] { return lane_.session->release(); }, release_limit));
     return step(Span::What::finish, [&] { return lane_.session->finish(); }, all_.deadlines.finish);
-  }
-
-  /// The rank's last word was spoken, so this is looked for and not heard. Most have unmapped the memory before they
-  /// acknowledged the release; checkpoint-engine before 0.4.0 does it after its last acknowledgement.
-  void await_receipt() {
-    const auto hold = lane_.session->hold();
-    if (!hold) return;
-    begin_step(Span::What::receipt);
-    const auto deadline = Deadline::in(all_.deadlines.receipt);
-    report_.receipt = LaneReport::Receipt::missing;
-    for (auto pause = kFirstLook;; pause = std::min(2 * pause, kLastLook)) {
-      if (hold->let_go()) {
-        report_.receipt = LaneReport::Receipt::seen;
-        break;
-      }
-      if (deadline.passed() || all_.stopped().stop_requested()) break;
-      pollfd stop{stop_waker_.fd(), POLLIN, 0};
-      ::poll(&stop, 1, deadline.earlier(Deadline::in(pause)).poll_timeout_ms());
-    }
-    end_step();
   }
 
   Lane& lane_;
   Together& all_;
+  collective::Member* const member_;
   LaneReport& report_;
+  Progress& progress_;
   const std::vector<plan::Bucket>& buckets_;
   std::vector<std::uint64_t> bucket_bytes_;  ///< without paddings
   std::array<Upload, kUploadsAhead> uploads_;
@@ -264,26 +247,91 @@ class Runner {
   Clock::time_point last_upload_end_;
 };
 
-Result<> prepared_run(Lane& lane, Together& together, LaneReport& report) {
-  report.device = lane.device->identity().uuid;
-  auto stream = CKPTD_TRY(lane.device->make_stream());
-  auto stream_waker = CKPTD_TRY(Waker::create());
-  auto stop_waker = CKPTD_TRY(Waker::create());
-  Runner runner(lane, together, report, std::move(stream), std::move(stream_waker), std::move(stop_waker));
-  CKPTD_TRY(runner.prepare());
-  auto outcome = runner.run();
-  runner.wind_up();
-  return outcome;
-}
+/// A lane from its rank's first session to the engine's answer.
+class LaneRun {
+ public:
+  LaneRun(Lane& lane, Together& together, LaneReport& report, std::shared_ptr<ranks::Hold>& hold)
+      : lane_(lane), all_(together), report_(report), hold_(hold) {}
+
+  Result<> run() {
+    report_.device = lane_.device->identity().uuid;
+    CKPTD_TRY(first_session());
+    if (!all_.answered.stop_possible()) return {};
+    auto waker = CKPTD_TRY(Waker::create());
+    std::stop_callback on_stop(all_.stopped(), [&] { waker.wake(); });
+    std::stop_callback on_answer(all_.answered, [&] { waker.wake(); });
+    while (CKPTD_TRY(rank_returned(waker))) CKPTD_TRY(further_session());
+    return {};
+  }
+
+ private:
+  Result<> first_session() {
+    auto outcome = session(lane_.member.get(), report_, all_.progress);
+    all_.end_session(true);
+    if (!outcome) return outcome;
+    note_end();
+    return {};
+  }
+
+  /// Counted nowhere but in the number of sessions: what bounds an update is told of the session that every rank has.
+  Result<> further_session() {
+    all_.begin_session(false);
+    report_.finished = false;
+    LaneReport report;
+    report.device = report_.device;
+    Progress progress;
+    auto outcome = session(nullptr, report, progress);
+    all_.end_session(false);
+    if (!outcome) return outcome;
+    report_.finished = true;
+    note_end();
+    return {};
+  }
+
+  Result<> session(collective::Member* member, LaneReport& report, Progress& progress) {
+    auto stream = CKPTD_TRY(lane_.device->make_stream());
+    auto stream_waker = CKPTD_TRY(Waker::create());
+    auto stop_waker = CKPTD_TRY(Waker::create());
+    Runner runner(lane_, all_, member, report, progress, std::move(stream), std::move(stream_waker),
+                  std::move(stop_waker));
+    CKPTD_TRY(runner.prepare());
+    auto outcome = runner.run();
+    runner.wind_up();
+    return outcome;
+  }
+
+  void note_end() {
+    ++report_.sessions;
+    hold_ = joined(std::move(hold_), lane_.session->hold());
+    if (hold_) report_.receipt = LaneReport::Receipt::missing;  // until somebody looks
+  }
+
+  /// False when the engine has answered, or by when it should have. A rank that is here comes first.
+  Result<bool> rank_returned(const Waker& waker) {
+    const std::array wakers{waker.fd()};
+    for (;;) {
+      const auto deadline = all_.answer_deadline();
+      if (deadline.passed()) return false;
+      const auto woken = lane_.session->wait_again(wakers, deadline);
+      if (!woken && woken.error().kind != ErrorKind::timed_out) return std::unexpected(woken.error());
+      if (!woken) continue;  // the deadline has moved, or passed
+      if (*woken == ranks::Session::Woken::acknowledged) return true;
+      CKPTD_TRY(all_.check_stop());
+      if (all_.answered.stop_requested()) return false;
+    }
+  }
+
+  Lane& lane_;
+  Together& all_;
+  LaneReport& report_;
+  std::shared_ptr<ranks::Hold>& hold_;
+};
 
 }  // namespace
 
 void run_lane(Lane& lane, Together& together, LaneReport& report, std::shared_ptr<ranks::Hold>& hold) {
-  const auto outcome = prepared_run(lane, together, report);
-  if (outcome) {
-    if (report.receipt == LaneReport::Receipt::missing) hold = lane.session->hold();
-    return;
-  }
+  const auto outcome = LaneRun(lane, together, report, hold).run();
+  if (outcome) return;
   together.failed(outcome.error());
   const Error reason = *together.first_error();
   if (lane.member) lane.member->abort(reason);
@@ -291,7 +339,7 @@ void run_lane(Lane& lane, Together& together, LaneReport& report, std::shared_pt
     lane.session->fail(reason);
   else
     lane.session->discard();
-  hold = lane.session->hold();
+  if (!report.finished) hold = joined(std::move(hold), lane.session->hold());
 }
 
 }  // namespace ckptd::pipeline

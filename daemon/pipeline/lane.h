@@ -34,7 +34,8 @@ class Together {
         deadlines(deadlines),
         progress(progress),
         offers(gates.before_offers),
-        first_bucket(gates.before_first_bucket) {}
+        first_bucket(gates.before_first_bucket),
+        answered(gates.answered) {}
 
   const plan::Plan& plan;
   const weights::Manifest& manifest;
@@ -42,6 +43,7 @@ class Together {
   const Deadlines& deadlines;
   Progress& progress;
   Gate offers, first_bucket;
+  const std::stop_token answered;
 
   /// Keeps the first error and stops every lane.
   void failed(const Error& error);
@@ -51,14 +53,23 @@ class Together {
   /// The first error, or cancelled, once the push was stopped.
   Result<> check_stop() const;
 
+  // Which lanes have a rank in a session. Nobody waits for the engine's answer longer than a deadline since none has.
+  void begin_session(bool first);
+  void end_session(bool first);
+  Clock::time_point first_sessions_ended() const;  ///< the last of them
+  Deadline answer_deadline() const;  ///< of now: it moves while some rank is in a session
+
  private:
   mutable std::mutex error_mutex_;
   std::optional<Error> error_;
   std::stop_source stop_;
+  mutable std::mutex sessions_mutex_;  ///< guards what follows
+  std::uint32_t in_session_ = 0;
+  Clock::time_point last_end_, last_first_end_;
 };
 
-/// Runs a lane to its end on the calling thread. After an error the session has been failed, or discarded if nobody was
-/// told of it, and the error is kept in `together`. `hold` is who may still map the arena then, or null.
+/// Runs a lane to its end on the calling thread, all sessions of its rank. After an error the session has been failed, or
+/// discarded if nobody was told of it, and the error is kept in `together`. `hold` is who may still map the arena, or null.
 void run_lane(Lane& lane, Together& together, LaneReport& report, std::shared_ptr<ranks::Hold>& hold);
 
 }  // namespace ckptd::pipeline

@@ -41,6 +41,31 @@ std::optional<Error> Together::first_error() const {
   return error_;
 }
 
+void Together::begin_session(bool first) {
+  std::lock_guard lock(sessions_mutex_);
+  ++in_session_;
+  if (!first) ++progress.returned;
+}
+
+void Together::end_session(bool first) {
+  std::lock_guard lock(sessions_mutex_);
+  --in_session_;
+  last_end_ = Clock::now();
+  if (!first) return;
+  last_first_end_ = last_end_;
+  ++progress.finished;
+}
+
+Clock::time_point Together::first_sessions_ended() const {
+  std::lock_guard lock(sessions_mutex_);
+  return last_first_end_;
+}
+
+Deadline Together::answer_deadline() const {
+  std::lock_guard lock(sessions_mutex_);
+  return Deadline((in_session_ > 0 ? Clock::now() : last_end_) + deadlines.answer);
+}
+
 Result<> push(const plan::Plan& plan, const weights::Manifest& manifest, const Resting& resting,
               std::vector<Lane> lanes, const Deadlines& deadlines, const Gates& gates, Progress& progress,
               std::stop_token stop, Report& report) {
@@ -51,12 +76,16 @@ Result<> push(const plan::Plan& plan, const weights::Manifest& manifest, const R
   report.lanes.assign(lanes.size(), {});
   report.holds.assign(lanes.size(), nullptr);
   {
+    // Before any thread runs: a lane that is ready early must not think that it was the last.
+    for (std::size_t i = 0; i < lanes.size(); ++i) together.begin_session(true);
     std::vector<std::jthread> threads;
     for (std::size_t i = 0; i < lanes.size(); ++i)
       threads.emplace_back([&, i] { run_lane(lanes[i], together, report.lanes[i], report.holds[i]); });
   }
-  report.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-  if (auto error = together.first_error()) return std::unexpected(*std::move(error));
+  auto error = together.first_error();
+  report.ranks_done = error ? Clock::now() : together.first_sessions_ended();
+  report.seconds = std::chrono::duration<double>(report.ranks_done - start).count();
+  if (error) return std::unexpected(*std::move(error));
   return {};
 }
 

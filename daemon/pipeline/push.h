@@ -6,6 +6,10 @@
 // the update: what they fill is ours alone. With broadcast fan-out the lanes walk in lockstep through the collective,
 // from when all ranks are there. The first failure of any lane ends all lanes: their sessions are failed, so that no
 // rank is left waiting, and the error of the lane that failed first is returned.
+//
+// A rank that has finished may come back for another session as long as its engine has not answered (SGLang, for the
+// worker of a draft model). Each lane waits for that by itself and serves whoever comes: the whole plan again, whatever
+// the fan-out was, uploaded for this rank alone. Nobody who does not come is waited for once the engine has answered.
 #pragma once
 
 #include <atomic>
@@ -46,7 +50,8 @@ struct Deadlines {
   std::chrono::milliseconds release{60'000};
   std::chrono::milliseconds finish{600'000};  ///< post hook: quantisation may be slow
   std::chrono::milliseconds upload{60'000};   ///< one bucket onto the device, or one step of the collective
-  std::chrono::milliseconds receipt{5'000};   ///< after the finish, until the rank's memory is seen to be unmapped
+  std::chrono::milliseconds receipt{5'000};   ///< after the push, until the rank's memory is seen to be unmapped
+  std::chrono::milliseconds answer{600'000};  ///< since no rank is in a session, until the engine has answered
 };
 
 /// Counted by the lanes, read by anybody.
@@ -55,6 +60,8 @@ struct Progress {
   std::atomic<std::uint64_t> reloaded_bytes = 0;   ///< acknowledged by ranks, summed over lanes
   std::atomic<std::uint32_t> connected = 0;
   std::atomic<bool> touched = false;               ///< some rank was sent a bucket
+  std::atomic<std::uint32_t> finished = 0;         ///< ranks whose first session has ended
+  std::atomic<std::uint32_t> returned = 0;         ///< sessions beyond the first that were begun, summed over lanes
 };
 
 /// One stretch of a lane's time, for the update's record and trace. Spans of different kinds overlap. The step that was
@@ -66,7 +73,7 @@ struct Span {
     reload,   ///< the rank loads a bucket: from the announcement until its acknowledgement
     release,
     finish,
-    receipt,  ///< everything is acknowledged: until the rank is seen to have unmapped the memory
+    receipt,  ///< after the push: until the rank is seen to have unmapped the memory, see receipts.h
   };
   What what = What::connect;
   std::uint32_t bucket = 0;  ///< of upload and reload
@@ -78,26 +85,29 @@ struct LaneReport {
   enum class Receipt : std::uint8_t {
     not_needed,  ///< a mapping keeps the memory, or the lane did not come so far
     seen,
-    missing,     ///< by the deadline: the rank may still map the memory
+    missing,     ///< nobody has seen it: the rank may still map the memory
   };
   std::string device;
   int pid = 0;
+  std::uint32_t sessions = 0;   ///< that the rank finished. What follows is of the first
   std::uint64_t bytes = 0;
   double connect_seconds = 0;   ///< from the offer until the rank had opened the memory
   double upload_wait_seconds = 0, reload_wait_seconds = 0;  ///< the lane's thread was idle, waiting for this
   double push_seconds = 0;      ///< from then until the last bucket was acknowledged
   double finish_seconds = 0;    ///< release and finish
-  double receipt_seconds = 0;   ///< from then until the receipt was seen, or its deadline
-  bool finished = false;        ///< every step was acknowledged
+  double receipt_seconds = 0;   ///< from when somebody looked for it until it was seen, or the deadline
+  bool finished = false;        ///< every step was acknowledged, of each session that was begun
   Receipt receipt = Receipt::not_needed;
   std::vector<Span> spans;      ///< in the order of their ends
 };
 
 struct Report {
   std::vector<LaneReport> lanes;
-  /// By lane: the hold on its arena, which then may be neither freed nor used until Hold::let_go(). Null: nobody's.
+  /// By lane: the hold on its arena, which then may be neither freed nor used until Hold::let_go(). Null: nobody's, or it
+  /// has let go.
   std::vector<std::shared_ptr<ranks::Hold>> holds;
-  double seconds = 0;
+  double seconds = 0;            ///< until the last rank had finished its first session, or the failure
+  Clock::time_point ranks_done;  ///< when that was
 };
 
 /// What the caller does at two points of no return. Each is called once, on the thread of the lane that comes first;
@@ -108,11 +118,14 @@ struct Gates {
   std::function<Result<>()> before_offers;
   /// Before the first bucket is announced to any rank: records that the engine is touched from here on.
   std::function<Result<>()> before_first_bucket;
+  /// Requested when the engine has answered. Without one no rank is waited for after its session.
+  std::stop_token answered = {};
 };
 
-/// Blocks until every rank acknowledged every step, or the first failure, or a stop request (cancelled). `report` is
-/// filled either way, with as much as happened. A receipt that is missing at its deadline is no failure: the ranks have
-/// their weights.
+/// Blocks until every rank acknowledged every step and the engine has answered, or its deadline for that has passed (which
+/// is the caller's to judge: the ranks are well), or the first failure, or a stop request (cancelled). `report` is filled
+/// either way, with as much as happened. Receipts are not waited for: the ranks have their weights, and whoever called
+/// writes that down before await_receipts().
 Result<> push(const plan::Plan& plan, const weights::Manifest& manifest, const Resting& resting,
               std::vector<Lane> lanes, const Deadlines& deadlines, const Gates& gates, Progress& progress,
               std::stop_token stop, Report& report);

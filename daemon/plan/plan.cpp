@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <map>
 #include <utility>
 
+#include "daemon/plan/owners.h"
 #include "daemon/plan/slots.h"
 
 namespace ckptd::plan {
@@ -129,8 +131,40 @@ void give_slots(Plan& plan, const Request& request) {
     const auto slot = slots.take(static_cast<std::uint32_t>(number), slot_bytes(number), slot_bytes(number + 1));
     bucket.slot_offset = slot.offset;
     bucket.after = slot.after;
-    bucket.owner = static_cast<std::uint32_t>(number) % request.members;
   }
+}
+
+/// Where most of the bucket's bytes lie.
+int node_of(const Bucket& bucket, const weights::Layout& layout, const std::vector<int>& segment_nodes) {
+  std::map<int, std::uint64_t> bytes;
+  for (const auto& run : bucket.runs) {
+    const auto segment = layout.place(run.resting_offset).segment;
+    bytes[segment < segment_nodes.size() ? segment_nodes[segment] : Owners::kAnywhere] += run.bytes;
+  }
+  if (bytes.empty()) return Owners::kAnywhere;
+  return std::ranges::max_element(bytes, {}, [](const auto& each) { return each.second; })->first;
+}
+
+void give_owners(Plan& plan, const weights::Layout& layout, const Request& request) {
+  const auto known = [](const std::vector<int>& nodes) {
+    return std::ranges::any_of(nodes, [](int node) { return node >= 0; });
+  };
+  if (!known(request.member_nodes) || !known(request.segment_nodes)) {
+    for (std::size_t number = 0; number < plan.buckets.size(); ++number)
+      plan.buckets[number].owner = static_cast<std::uint32_t>(number) % request.members;
+    return;
+  }
+  auto nodes = request.member_nodes;
+  nodes.resize(request.members, Owners::kAnywhere);
+  std::uint64_t largest = 0, all = 0;
+  for (const auto& bucket : plan.buckets) {
+    largest = std::max(largest, bucket.bytes);
+    all += bucket.bytes;
+  }
+  // A segment of many buckets gives its node's members a lead, which those of the next segment catch up with.
+  constexpr std::uint64_t kPartOfShare = 8;
+  Owners owners(std::move(nodes), std::max(largest, all / request.members / kPartOfShare));
+  for (auto& bucket : plan.buckets) bucket.owner = owners.next(node_of(bucket, layout, request.segment_nodes), bucket.bytes);
 }
 
 }  // namespace
@@ -160,6 +194,7 @@ Result<Plan> make_plan(const weights::Manifest& manifest, const weights::Layout&
   Plan plan{.buckets = {}, .fan_out = request.fan_out, .arena_bytes = request.arena_bytes};
   fill_buckets(plan, manifest, layout, request);
   give_slots(plan, request);
+  give_owners(plan, layout, request);
   return plan;
 }
 

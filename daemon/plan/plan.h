@@ -67,6 +67,10 @@ struct Request {
   std::uint64_t arena_bytes = 0;
   Packing packing;
   FanOut fan_out = FanOut::independent;
+  // Where members and the layout's segments are: NUMA nodes, -1 or left out where that is not known. An owner is a member
+  // on its bucket's node where that keeps the members' shares even (owners.h); where nothing is known, they take turns.
+  std::vector<int> member_nodes = {};
+  std::vector<int> segment_nodes = {};
 };
 
 struct Plan {

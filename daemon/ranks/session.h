@@ -9,6 +9,10 @@
 // After the last acknowledgement the session may be destroyed. Destroying it earlier hands the endpoint to the
 // custodian with the error given to fail(), or "the sender gave up" if none was: a rank is never left in recv.
 //
+// Some engines come back: the same process connects to the same endpoint once more, while its engine's update is still
+// open, and wants everything again (SGLang, for the worker of its draft model). wait_again() waits for that; then the
+// session is as new.
+//
 // An acknowledged release says that the rank dropped its own reference, not that the memory is unmapped. Where that
 // matters, hold() tells.
 #pragma once
@@ -92,6 +96,9 @@ class Session {
   virtual Result<> release() = 0;
   virtual Result<> finish() = 0;
 
+  /// Whether the rank may run its post hook before it acknowledges the release: then that takes as long as a finish may.
+  virtual bool may_finish_on_release() const { return false; }
+
   enum class Woken { acknowledged, by_waker };
   /// Waits for the acknowledgement of the step that was sent, or until one of `wakers` (file descriptors) is readable,
   /// or for the deadline. With no step outstanding it still watches the rank. Errors, each naming engine, device, step,
@@ -99,11 +106,17 @@ class Session {
   /// process connected).
   virtual Result<Woken> wait(std::span<const int> wakers, Deadline deadline) = 0;
 
+  /// After the last acknowledgement: waits until the rank has come back (acknowledged: offer() is next), or as wait()
+  /// does. timed_out at the deadline, which says nothing against the rank; peer_failed when another process came. Where
+  /// the protocol has no coming back, nobody does.
+  virtual Result<Woken> wait_again(std::span<const int> wakers, Deadline deadline);
+
   /// The rank's hold on the offered memory; null when there is nothing to wait for, because a mapping keeps the memory
   /// (device::kept_by_mapping) or nobody was told how to open it. Asked when the session has ended, well or not.
   virtual std::shared_ptr<Hold> hold() const = 0;
 
   /// Sends the rank the error and hands the endpoint to the custodian. The session is dead after this. Never blocks.
+  /// After the last acknowledgement too: the rank may be about to come back.
   virtual void fail(const Error& reason) noexcept = 0;
 
   /// Closes the endpoint at once, without the custodian: for a session whose endpoint nobody was told of.

@@ -37,6 +37,7 @@ struct PushAccount {
   // From the plan; zeros and empty while there is none.
   std::uint64_t tensor_bytes = 0, buckets = 0, bucket_bytes = 0, arena_bytes = 0, copy_runs = 0;
   std::string fan_out;
+  std::vector<std::uint32_t> owners;  ///< of a broadcast, by bucket: the lane that uploads it
   std::vector<pipeline::LaneReport> lanes;  ///< of those that told
   std::uint32_t connected = 0;
   std::uint64_t reloaded_bytes = 0;  ///< summed over lanes

@@ -119,6 +119,8 @@ class Walk {
   Blame judge(Clock::time_point at) const {
     const auto* step = step_at(at);
     if (!step) return {Reason::overhead};
+    if (step->name == kReceiptStep)
+      return active(lane_, What::receipt) ? Blame{Reason::finish, static_cast<int>(lane_)} : Blame{Reason::others};
     if (step->name != kPushStep) return {reason_of_step(step->name)};
     if (!end_) return {account_.connected == 0 ? Reason::engine : Reason::other};
     return judge_push(at);
@@ -130,7 +132,7 @@ class Walk {
     if (active(lane_, What::connect))
       return some_rank_is_there ? Blame{Reason::connect, self} : Blame{Reason::engine};
     if (active(lane_, What::reload)) return {Reason::reload, self};
-    if (active(lane_, What::release) || active(lane_, What::finish) || active(lane_, What::receipt))
+    if (active(lane_, What::release) || active(lane_, What::finish))
       return {Reason::finish, self};
     if (lockstep_) {
       if (const auto late = another(What::connect)) return {Reason::connect, *late};

@@ -39,7 +39,7 @@ struct Blame {
   double seconds = 0;
 };
 
-inline constexpr std::string_view kPushStep = "push";
+inline constexpr std::string_view kPushStep = "push", kReceiptStep = "receipt";
 
 /// For each lane of the account, what its time from account.begin to account.end went to; longest first. The seconds of
 /// each lane add up to the account's.

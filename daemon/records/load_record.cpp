@@ -28,8 +28,10 @@ std::vector<api::StageFigure> stages_of(const LoadAccount& load, const Peaks& pe
       stages.push_back(figure(step.name, seconds_between(step.begin, step.end), step.name == "read" ? load.read_bytes : 0));
   for (const auto& stage : load.told) stages.push_back(figure(stage.name, stage.seconds, stage.bytes));
   for (auto& stage : stages)
-    if (stage.name == "hash" && stage.bytes_per_second > 0 && peaks.hash)
+    if (stage.name == "hash" && stage.bytes_per_second > 0 && peaks.hash) {
+      stage.peak_bytes_per_second = *peaks.hash;
       stage.share_of_peak = stage.bytes_per_second / *peaks.hash;
+    }
   return stages;
 }
 

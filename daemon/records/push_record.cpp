@@ -59,14 +59,26 @@ std::string bounded_by(const std::vector<Blame>& blames) {
   return std::string(*most > 0 ? name_of(static_cast<Reason>(most - seconds.begin())) : name_of(Reason::other));
 }
 
+/// With a broadcast, what goes through a lane's link to host memory is what it owns: those of its spans alone, or the others.
+LaneReport with_uploads(const PushAccount& account, std::size_t lane, bool owned) {
+  auto report = account.lanes[lane];
+  std::erase_if(report.spans, [&](const Span& span) {
+    const bool own = span.bucket >= account.owners.size() || account.owners[span.bucket] == lane;
+    return span.what == What::upload && own != owned;
+  });
+  return report;
+}
+
 api::StageFigure stage_of(const LaneReport& lane, const Kind& kind, const Peaks& peaks) {
   api::StageFigure stage{.name = kind.name, .seconds = busy_seconds(lane, kind.what)};
   for (const auto& span : lane.spans)
     if (span.what == kind.what) stage.bytes += span.bytes;
   if (stage.bytes > 0 && stage.seconds > 0) stage.bytes_per_second = static_cast<double>(stage.bytes) / stage.seconds;
   const auto peak = peaks.copy.find(lane.device);
-  if (kind.what == What::upload && stage.bytes_per_second > 0 && peak != peaks.copy.end())
+  if (kind.what == What::upload && stage.bytes_per_second > 0 && peak != peaks.copy.end()) {
+    stage.peak_bytes_per_second = peak->second;
     stage.share_of_peak = stage.bytes_per_second / peak->second;
+  }
   return stage;
 }
 
@@ -74,15 +86,20 @@ std::uint64_t count_of(const LaneReport& lane, What what) {
   return static_cast<std::uint64_t>(std::ranges::count(lane.spans, what, &Span::what));
 }
 
-api::LaneRecord lane_record(const PushAccount& account, const LaneReport& lane, const std::vector<Blame>& blames,
+api::LaneRecord lane_record(const PushAccount& account, std::size_t number, const std::vector<Blame>& blames,
                             const Peaks& peaks) {
+  const auto lane = with_uploads(account, number, true);
   api::LaneRecord record{.device = lane.device, .pid = lane.pid, .bytes = lane.bytes};
   record.buckets_uploaded = count_of(lane, What::upload);
   record.buckets_reloaded = count_of(lane, What::reload);
   record.bounded_by = bounded_by(blames);
   record.shares = shares_of(account, blames);
-  for (const auto& kind : kKinds)
+  const auto others = with_uploads(account, number, false);
+  for (const auto& kind : kKinds) {
     if (count_of(lane, kind.what) > 0) record.stages.push_back(stage_of(lane, kind, peaks));
+    if (kind.what == What::upload && count_of(others, What::upload) > 0)
+      record.stages.push_back(stage_of(others, {What::upload, "spread"}, {}));
+  }
   return record;
 }
 
@@ -192,7 +209,7 @@ api::PushRecord push_record(const PushAccount& account, const Peaks& peaks) {
   record.fan_out = account.fan_out;
   const auto blames = attribute(account);
   for (std::size_t i = 0; i < account.lanes.size(); ++i)
-    record.lanes.push_back(lane_record(account, account.lanes[i], blames[i], peaks));
+    record.lanes.push_back(lane_record(account, i, blames[i], peaks));
   const auto& last = blames[last_lane(account)];
   record.bounded_by = bounded_by(last);
   record.shares = shares_of(account, last);

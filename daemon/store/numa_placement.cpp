@@ -1,29 +1,91 @@
 #include "daemon/store/numa_placement.h"
 
-#include <numa.h>
 #include <numaif.h>
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <climits>
+#include <fstream>
+#include <set>
+#include <string>
+#include <string_view>
 
 namespace ckptd::store {
+namespace {
 
-std::vector<int> usable_numa_nodes() {
-  if (numa_available() < 0) return {};
-  std::vector<int> nodes;
-  if (auto* allowed = numa_get_mems_allowed()) {
-    for (int node = 0; node <= numa_max_node(); ++node)
-      if (numa_bitmask_isbitset(allowed, static_cast<unsigned>(node))) nodes.push_back(node);
-    numa_bitmask_free(allowed);
+constexpr int kMostNodes = 4096;  ///< a list that says more is none
+
+/// "0-1,4" as the kernel writes sets of nodes. Empty if it is anything else.
+std::set<int> parse_nodes(std::string_view list) {
+  std::set<int> nodes;
+  const auto number = [&](int& value) {
+    const auto [end, error] = std::from_chars(list.data(), list.data() + list.size(), value);
+    if (error != std::errc{} || value < 0 || value >= kMostNodes) return false;
+    list.remove_prefix(static_cast<std::size_t>(end - list.data()));
+    return true;
+  };
+  while (!list.empty()) {
+    int first = 0;
+    if (!number(first)) return {};
+    int last = first;
+    if (list.starts_with('-')) {
+      list.remove_prefix(1);
+      if (!number(last)) return {};
+    }
+    for (int node = first; node <= last; ++node) nodes.insert(node);
+    if (list.starts_with(',')) list.remove_prefix(1);
+    else if (!list.empty()) return {};
   }
+  return nodes;
+}
+
+std::set<int> nodes_with_memory(const std::filesystem::path& system_root) {
+  std::ifstream file(system_root / "sys/devices/system/node/has_memory");
+  std::string list;
+  file >> list;
+  return parse_nodes(list);
+}
+
+/// What a cpuset leaves to this process.
+std::set<int> allowed_nodes(const std::filesystem::path& system_root) {
+  constexpr std::string_view kName = "Mems_allowed_list:";
+  std::ifstream file(system_root / "proc/self/status");
+  for (std::string word; file >> word;) {
+    if (word != kName) continue;
+    file >> word;
+    return parse_nodes(word);
+  }
+  return {};
+}
+
+}  // namespace
+
+std::vector<int> usable_numa_nodes(const std::filesystem::path& system_root) {
+  std::vector<int> nodes;
+  std::ranges::set_intersection(nodes_with_memory(system_root), allowed_nodes(system_root), std::back_inserter(nodes));
   if (nodes.size() < 2) nodes.clear();
   return nodes;
 }
 
+std::vector<int> nodes_for_segments(std::span<const int> usable, std::span<const int> of_devices) {
+  std::vector<int> nodes;
+  std::ranges::copy_if(of_devices, std::back_inserter(nodes),
+                       [&](int node) { return std::ranges::find(usable, node) != usable.end(); });
+  std::ranges::sort(nodes);
+  if (nodes.empty()) nodes.assign(usable.begin(), usable.end());
+  return nodes;
+}
+
 int least_used_node(std::span<const int> nodes, std::span<const int> taken) {
-  if (nodes.empty()) return -1;
-  return *std::ranges::min_element(nodes, {}, [&](int node) { return std::ranges::count(taken, node); });
+  int best = -1;
+  std::ptrdiff_t best_taken = 0, best_share = 1;
+  for (const int node : std::set<int>(nodes.begin(), nodes.end())) {
+    const auto has = std::ranges::count(taken, node), share = std::ranges::count(nodes, node);
+    if (best >= 0 && has * best_share >= best_taken * share) continue;
+    best = node, best_taken = has, best_share = share;
+  }
+  return best;
 }
 
 void prefer_node(std::span<std::byte> memory, int node) {

@@ -3,15 +3,22 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
 #include <span>
 #include <vector>
 
 namespace ckptd::store {
 
-/// The nodes whose memory this process may use; empty when there is only one, or none is known.
-std::vector<int> usable_numa_nodes();
+/// The nodes whose memory this process may use; empty when there is only one, or none is known. `system_root` replaces
+/// "/" for what is read from /proc and /sys.
+std::vector<int> usable_numa_nodes(const std::filesystem::path& system_root);
 
-/// The node that the fewest of `taken` (one entry a segment) lie on, the lowest on a tie; -1 without nodes.
+/// Where segments shall lie: the usable nodes that devices are on, each as often as it has devices; all usable ones, once
+/// each, where no device tells (-1).
+std::vector<int> nodes_for_segments(std::span<const int> usable, std::span<const int> of_devices);
+
+/// The node of which the smallest share is taken (`taken` has one entry a segment): a node that comes twice in `nodes` is
+/// given two segments for one of another. The lowest on a tie; -1 without nodes.
 int least_used_node(std::span<const int> nodes, std::span<const int> taken);
 
 /// Asks for untouched `memory` to come from `node`.

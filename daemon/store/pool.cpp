@@ -11,13 +11,22 @@
 #include "daemon/store/numa_placement.h"
 
 namespace ckptd::store {
+namespace {
+
+std::vector<int> nodes_of(const std::vector<device::Device*>& devices) {
+  std::vector<int> nodes;
+  for (const auto* device : devices) nodes.push_back(device->identity().numa_node);
+  return nodes;
+}
+
+}  // namespace
 
 Pool::Pool(const Options& options, std::uint64_t segment_bytes, std::vector<device::Device*> devices)
     : options_(options),
       segment_bytes_(segment_bytes),
       budget_segments_(options.budget_bytes / segment_bytes),
       devices_(std::move(devices)),
-      numa_nodes_(usable_numa_nodes()) {}
+      numa_nodes_(nodes_for_segments(usable_numa_nodes(options.system_root), nodes_of(devices_))) {}
 
 Pool::~Pool() { assert(in_use() == 0 && "a reservation outlived its store"); }
 

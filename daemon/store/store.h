@@ -2,9 +2,10 @@
 //
 // A segment is one memfd of a fixed size on one NUMA node, mapped, touched and locked once: first touch is slow (0.4 to
 // 1.7 GB/s on a virtual machine), so a segment that a version gives back stays as it is and the next version gets it
-// warm. trim() returns idle segments to the system. Segments of 2 MiB pages are used while the machine's pool has
-// them, one segment at a time. Prefaulting makes the budget ready ahead of the first load; a reservation goes first, and
-// memory that cannot be had ends it with a warning. All functions are safe from any thread; reserve() blocks while it touches memory.
+// warm. Segments are spread over the nodes that have devices, by how many each has. trim() returns idle segments to the
+// system. Segments of 2 MiB pages are used while the machine's pool has them, one segment at a time. Prefaulting makes the
+// budget ready ahead of the first load; a reservation goes first, and memory that cannot be had ends it with a warning.
+// All functions are safe from any thread; reserve() blocks while it touches memory.
 #pragma once
 
 #include <cstddef>

@@ -1,13 +1,9 @@
 #include "proto/checkpoint_engine/sender.h"
 
-#include "common/utf8.h"
+#include "proto/checkpoint_engine/error_reply.h"
 
 namespace ckptd::proto::checkpoint_engine {
 namespace {
-
-/// What is worth keeping of a traceback stands at its end.
-constexpr std::size_t kTracebackLimitBytes = 64 * 1024;
-constexpr std::size_t kSummaryLimitBytes = 500;
 
 std::string_view name_of(Sender::State state) {
   switch (state) {
@@ -16,6 +12,7 @@ std::string_view name_of(Sender::State state) {
     case Sender::State::ready: return "ready";
     case Sender::State::reloading: return "reloading";
     case Sender::State::releasing: return "releasing";
+    case Sender::State::parting: return "parting";
     case Sender::State::released: return "released";
     case Sender::State::finishing: return "finishing";
     case Sender::State::finished: return "finished";
@@ -28,19 +25,9 @@ std::string_view task_in(Sender::State state) {
   switch (state) {
     case Sender::State::offering: return "open the offered memory";
     case Sender::State::reloading: return "load a list of tensors";
-    case Sender::State::releasing: return "release the memory";
+    case Sender::State::releasing: return "release the memory, or in its post hook";
     default: return "finish the update";
   }
-}
-
-/// The last line that is not blank: Python puts the exception itself there.
-std::string_view summary_of(std::string_view traceback) {
-  auto end = traceback.find_last_not_of(" \t\r\n");
-  if (end == std::string_view::npos) return "an empty traceback";
-  traceback = traceback.substr(0, end + 1);
-  auto line_break = traceback.find_last_of('\n');
-  if (line_break != std::string_view::npos) traceback.remove_prefix(line_break + 1);
-  return traceback;
 }
 
 }  // namespace
@@ -62,6 +49,8 @@ Result<> Sender::sent_offer() { return advance(State::idle, State::offering, "of
 Result<> Sender::sent_reload() { return advance(State::ready, State::reloading, "reload"); }
 Result<> Sender::sent_release() { return advance(State::ready, State::releasing, "release"); }
 Result<> Sender::sent_finish() { return advance(State::released, State::finishing, "finish"); }
+Result<> Sender::left() { return advance(State::parting, State::finished, "leave"); }
+Result<> Sender::stayed() { return advance(State::parting, State::released, "stay"); }
 
 Result<> Sender::received(std::string_view reply) {
   auto answered = state_;
@@ -72,15 +61,13 @@ Result<> Sender::received(std::string_view reply) {
   }
   if (!reply.empty()) {
     state_ = State::failed;
-    if (reply.size() > kTracebackLimitBytes) reply.remove_prefix(reply.size() - kTracebackLimitBytes);
-    auto traceback = replace_invalid_utf8(reply);
-    auto summary = shown(summary_of(traceback), kSummaryLimitBytes);
+    auto told = read_error_reply(reply);
     return std::unexpected(Error{ErrorKind::peer_failed,
-                                 fmt::format("the rank failed to {}: {}", task_in(answered), summary),
-                                 std::move(traceback)});
+                                 fmt::format("the rank failed to {}: {}", task_in(answered), told.summary),
+                                 std::move(told.detail)});
   }
   switch (answered) {
-    case State::releasing: state_ = State::released; break;
+    case State::releasing: state_ = two_nones_ ? State::released : State::parting; break;
     case State::finishing: state_ = State::finished; break;
     default: state_ = State::ready; break;
   }

@@ -1,5 +1,8 @@
-// The sender's side of one session, dialect D (checkpoint-engine 0.4.0 and later), without sockets: what may be sent
-// now, and what an answer means. Tested byte by byte; the driver in daemon/ranks moves frames and nothing else.
+// The sender's side of one session, without sockets: what may be sent now, and what an answer means, whichever dialect of
+// the worker is on the other side. Tested byte by byte; the driver in daemon/ranks moves frames and nothing else.
+//
+// On the way of success the dialects differ in one thing: how many Nones end the worker's part. Nothing on the wire tells
+// that before the first one is acknowledged. Then a worker that takes one closes its socket, and one that takes two waits.
 #pragma once
 
 #include <cstdint>
@@ -18,10 +21,11 @@ class Sender {
     offering,     ///< message 1 sent
     ready,        ///< the buffer is open in the rank, no step outstanding
     reloading,    ///< a list sent
-    releasing,    ///< the first None sent
-    released,     ///< acknowledged: the rank holds no reference to the buffer
+    releasing,    ///< the first None sent; a worker that takes one runs its post hook now
+    parting,      ///< acknowledged: whether the worker leaves or waits for a second None is being watched
+    released,     ///< it waits: it holds no reference to the buffer, and its post hook is still to come
     finishing,    ///< the second None sent
-    finished,     ///< acknowledged: the session is over
+    finished,     ///< the session is over, and the post hook has run
     failed,       ///< the rank answered with an error, or we gave up
   };
 
@@ -34,7 +38,13 @@ class Sender {
   Result<> sent_release();
   Result<> sent_finish();
 
-  /// Takes the reply to the outstanding step. peer_failed with the traceback as vendor text when it is not empty.
+  /// The worker is known to take two Nones: an acknowledged release needs no watching.
+  void expect_two_nones() { two_nones_ = true; }
+  /// What was seen of a worker that is parting; internal in any other state.
+  Result<> left();    ///< it takes one None: the session is over
+  Result<> stayed();  ///< it takes two
+
+  /// Takes the reply to the outstanding step. peer_failed when it is not empty, see error_reply.h.
   Result<> received(std::string_view reply);
 
   /// How a rank in this state is set free, see docs/worker_protocol.md "Abort": after the exception, one more message
@@ -44,6 +54,7 @@ class Sender {
  private:
   Result<> advance(State from, State to, std::string_view step);
   State state_ = State::idle;
+  bool two_nones_ = false;
 };
 
 }  // namespace ckptd::proto::checkpoint_engine

@@ -95,6 +95,16 @@ Result<Quarantine> parse_quarantine(const json& value) {
   return quarantine;
 }
 
+Result<LostDevice> parse_lost(const json& value) {
+  LostDevice lost;
+  ObjectReader reader(value, kReadingAnswer, "lost");
+  read_time(reader, "since", lost.since);
+  reader.optional("why", lost.why);
+  reader.optional("vendor", lost.vendor);
+  CKPTD_TRY(reader.finish());
+  return lost;
+}
+
 Result<DeviceStatus> parse_device(const json& value) {
   DeviceStatus device;
   ObjectReader reader(value, kReadingAnswer);
@@ -105,6 +115,7 @@ Result<DeviceStatus> parse_device(const json& value) {
   reader.optional("kept_arena_bytes", device.kept_arena_bytes);
   reader.optional("quarantined_bytes", device.quarantined_bytes);
   reader.each("quarantine", device.quarantine, parse_quarantine);
+  if (const auto* lost = reader.take("lost"); lost != nullptr) device.lost = CKPTD_TRY(parse_lost(*lost));
   CKPTD_TRY(reader.finish());
   return device;
 }
@@ -217,6 +228,9 @@ Result<Engine> parse_engine(const json& value) {
   reader.required("state", engine.state);
   reader.optional("poisoned", engine.poisoned);
   reader.optional("job", engine.job);
+  reader.optional("api_key_file", engine.api_key_file);
+  reader.optional("admin_key_file", engine.admin_key_file);
+  reader.optional("transfer", engine.transfer);
   CKPTD_TRY(reader.finish());
   return engine;
 }

@@ -43,13 +43,16 @@ json quarantine_object(const Quarantine& quarantine) {
 }
 
 json device_object(const DeviceStatus& device) {
-  return {{"uuid", device.uuid},
-          {"kind", device.kind},
-          {"free_bytes", device.free_bytes},
-          {"arena_bytes", device.arena_bytes},
-          {"kept_arena_bytes", device.kept_arena_bytes},
-          {"quarantined_bytes", device.quarantined_bytes},
-          {"quarantine", array_of(device.quarantine, quarantine_object)}};
+  json object{{"uuid", device.uuid},
+              {"kind", device.kind},
+              {"free_bytes", device.free_bytes},
+              {"arena_bytes", device.arena_bytes},
+              {"kept_arena_bytes", device.kept_arena_bytes},
+              {"quarantined_bytes", device.quarantined_bytes},
+              {"quarantine", array_of(device.quarantine, quarantine_object)}};
+  if (device.lost)
+    object["lost"] = {{"since", show_time(device.lost->since)}, {"why", device.lost->why}, {"vendor", device.lost->vendor}};
+  return object;
 }
 
 json prefault_object(const PrefaultInfo& prefault) {
@@ -131,7 +134,10 @@ json to_json(const Engine& engine) {
           {"endpoint", engine.endpoint}, {"checkpoint", engine.checkpoint},
           {"devices", engine.devices},   {"target", engine.target},
           {"serving", engine.serving},   {"state", engine.state},
-          {"poisoned", engine.poisoned}, {"job", engine.job}};
+          {"poisoned", engine.poisoned}, {"job", engine.job},
+          {"api_key_file", engine.api_key_file},
+          {"admin_key_file", engine.admin_key_file},
+          {"transfer", engine.transfer}};
 }
 
 json to_json(const Reload& reload) {
@@ -139,6 +145,10 @@ json to_json(const Reload& reload) {
           {"applied", reload.applied},
           {"needs_restart", reload.needs_restart},
           {"failed", reload.failed}};
+}
+
+json to_json(const Trimmed& trimmed) {
+  return {{"bytes", trimmed.bytes}, {"communicators", trimmed.communicators}};
 }
 
 json to_json(const Status& status) {

@@ -6,6 +6,7 @@
 // the member. Parsing an answer (ctl) ignores unknown members, so that an older ckptctl can talk to a newer daemon.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
@@ -52,10 +53,21 @@ struct UpdateRequest {
   std::string idempotency_key;
 };
 
-/// PUT /v1/engines/{name}   {"kind":"sglang","endpoint":"http://127.0.0.1:30000","checkpoint":"NAME","devices":["HOST-0"]}
+/// The kinds of engines, for whoever only speaks to the daemon; the daemon's own list is fleet::known_kinds(), and a test
+/// compares them.
+inline constexpr std::array<std::string_view, 3> kEngineKinds{"sglang", "vllm", "lmdeploy"};
+
+/// auto takes the server's own way where it offers one.
+inline constexpr std::array<std::string_view, 3> kTransfers{"auto", "checkpoint-engine", "native"};
+
+/// PUT /v1/engines/{name}   {"kind":"sglang","endpoint":"http://127.0.0.1:30000","checkpoint":"NAME","devices":["HOST-0"],
+///                           "api_key_file":"/etc/ckptd/sglang.key","admin_key_file":"/etc/ckptd/sglang-admin.key",
+///                           "transfer":"auto"}
 struct EngineRequest {
   std::string name, kind, endpoint, checkpoint;
-  std::vector<std::string> devices;  ///< empty: all
+  std::vector<std::string> devices = {};               ///< empty: all
+  std::string api_key_file = {}, admin_key_file = {};  ///< absolute paths on the daemon's machine; empty: no such key
+  std::string transfer = "auto";                       ///< one of kTransfers: how a vLLM is given weights
 };
 
 // ---- answers --------------------------------------------------------------------------------------------------------
@@ -109,6 +121,8 @@ struct Engine {
   std::string state;            ///< idle, updating, poisoned
   std::string poisoned;         ///< why, or empty
   std::string job;              ///< updating: who
+  std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys
+  std::string transfer = "auto";
   bool operator==(const Engine&) const = default;
 };
 
@@ -121,6 +135,13 @@ struct Quarantine {
   Time since{};
 };
 
+/// That nothing of a device works any more until the daemon is restarted.
+struct LostDevice {
+  Time since{};
+  std::string why;     ///< one sentence: the call that failed first, and what to do
+  std::string vendor;  ///< the driver's own word for it
+};
+
 struct DeviceStatus {
   std::string uuid, kind;
   std::uint64_t free_bytes = 0;
@@ -128,6 +149,13 @@ struct DeviceStatus {
   std::uint64_t kept_arena_bytes = 0;  ///< waiting for the next update
   std::uint64_t quarantined_bytes = 0;  ///< the sum of what follows
   std::vector<Quarantine> quarantine = {};
+  std::optional<LostDevice> lost = {};
+};
+
+/// POST /v1/store/trim: what was given back.
+struct Trimmed {
+  std::uint64_t bytes = 0;         ///< idle memory of the store, and kept arenas
+  std::uint64_t communicators = 0; ///< idle sets of NCCL's, whose memory of the GPUs nobody counts
 };
 
 /// POST /v1/reload, and the last one in Status: what became of reading the configuration again.
@@ -195,6 +223,7 @@ nlohmann::json to_json(const Job&);
 nlohmann::json to_json(const Version&);
 nlohmann::json to_json(const Engine&);
 nlohmann::json to_json(const Reload&);
+nlohmann::json to_json(const Trimmed&);
 nlohmann::json to_json(const Status&);
 nlohmann::json to_json(const UpdatePreview&);
 /// {"error":{"kind":"conflict","sentence":"...","vendor":"...","facts":{"job":"load-17"}}}

@@ -15,11 +15,12 @@
 namespace ckptd::proto::control {
 
 struct StageFigure {
-  std::string name = {};     ///< connect, upload, reload, release, finish, receipt; of a load open, reserve, read, hash
+  std::string name = {};     ///< connect, upload, spread, reload, release, finish, receipt; of a load open, reserve, read, hash
   double seconds = 0;   ///< during which some of it was under way; what overlaps within the stage counts once
   std::uint64_t bytes = 0;
   double bytes_per_second = 0;          ///< 0 where no bytes pass
-  std::optional<double> share_of_peak = {};  ///< 1.0: as fast as the machine's measured peak of this stage
+  std::optional<double> peak_bytes_per_second = {};  ///< the machine's own best of this stage, if it was measured
+  std::optional<double> share_of_peak = {};  ///< bytes_per_second over that; 1.0: as fast as the machine can
 };
 
 struct TimeShare {

@@ -21,6 +21,7 @@ json stage_object(const StageFigure& stage) {
               {"seconds", stage.seconds},
               {"bytes", stage.bytes},
               {"bytes_per_second", stage.bytes_per_second}};
+  if (stage.peak_bytes_per_second) object["peak_bytes_per_second"] = *stage.peak_bytes_per_second;
   if (stage.share_of_peak) object["share_of_peak"] = *stage.share_of_peak;
   return object;
 }
@@ -90,6 +91,7 @@ Result<StageFigure> parse_figure(const json& value) {
   reader.optional("seconds", stage.seconds);
   reader.optional("bytes", stage.bytes);
   reader.optional("bytes_per_second", stage.bytes_per_second);
+  reader.optional("peak_bytes_per_second", stage.peak_bytes_per_second);
   reader.optional("share_of_peak", stage.share_of_peak);
   CKPTD_TRY(reader.finish());
   return stage;

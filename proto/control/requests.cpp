@@ -19,6 +19,13 @@ void refuse_empty(ObjectReader& reader, std::string_view name, const std::vector
     if (value.empty()) reader.complain_about(name, "must not contain an empty string");
 }
 
+/// The daemon's working directory is nobody's business. A key that somebody has written here by mistake is no absolute
+/// path either, and must not be repeated.
+void refuse_relative(ObjectReader& reader, std::string_view name, const std::string& path) {
+  if (!path.empty() && !path.starts_with('/'))
+    reader.complain_about(name, "must be an absolute path: of a file that holds the key, and not the key itself");
+}
+
 /// "checkpoint":"NAME@VERSION" says both in one; a second word about the version would have to be checked against it.
 void split_version_off(ObjectReader& reader, UpdateRequest& request, bool has_version) {
   auto at = request.name.find('@');
@@ -105,6 +112,13 @@ Result<EngineRequest> parse_engine_request(std::string_view body) {
   reader.required("endpoint", request.endpoint);
   reader.required("checkpoint", request.checkpoint);
   reader.optional("devices", request.devices);
+  reader.optional("api_key_file", request.api_key_file);
+  reader.optional("admin_key_file", request.admin_key_file);
+  reader.optional("transfer", request.transfer);
+  if (std::ranges::find(kTransfers, request.transfer) == kTransfers.end())
+    reader.complain_about("transfer", R"(is "auto", "checkpoint-engine" or "native")");
+  refuse_relative(reader, "api_key_file", request.api_key_file);
+  refuse_relative(reader, "admin_key_file", request.admin_key_file);
   refuse_empty(reader, "kind", request.kind);
   refuse_empty(reader, "endpoint", request.endpoint);
   refuse_empty(reader, "checkpoint", request.checkpoint);
@@ -136,10 +150,14 @@ json to_json(const UpdateRequest& request) {
 }
 
 json to_json(const EngineRequest& request) {
-  return {{"kind", request.kind},
-          {"endpoint", request.endpoint},
-          {"checkpoint", request.checkpoint},
-          {"devices", request.devices}};
+  json object{{"kind", request.kind},
+              {"endpoint", request.endpoint},
+              {"checkpoint", request.checkpoint},
+              {"devices", request.devices}};
+  if (!request.api_key_file.empty()) object["api_key_file"] = request.api_key_file;
+  if (!request.admin_key_file.empty()) object["admin_key_file"] = request.admin_key_file;
+  if (request.transfer != "auto") object["transfer"] = request.transfer;
+  return object;
 }
 
 }  // namespace ckptd::proto::control

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "common/result.h"
+#include "proto/answer/answer.h"
 
 namespace ckptd::proto::sglang {
 
@@ -13,14 +14,17 @@ inline constexpr std::string_view kUpdateTarget = "/update_weights_from_ipc";
 inline constexpr std::string_view kPingTarget = "/ping";
 
 /// {"zmq_handles":{"HOST-0":"ipc:///..."},"flush_cache":true,"weight_version":"..."}
-/// `handles` maps device uuids to endpoints. An empty `weight_version` is left out: the server keeps the one it has.
+/// `handles` maps device uuids to endpoints. SGLang asks for "GPU-" and the digits that CUDA gives, also on an instance of a
+/// divided GPU, whose uuid is spelled "MIG-": such a handle is there under both, and a key that nobody asks for is ignored.
+/// An empty `weight_version` is left out: the server keeps the one it has.
 std::string update_request_body(const std::map<std::string, std::string>& handles, std::string_view weight_version,
                                 bool flush_cache);
 
 /// The server's message, and only for a 200 that says "success": true. Errors:
-///   denied       401, 403: the server wants a key, or another one
+///   denied       401, 403: the server wants a key, or another one than the one that was `sent`
 ///   unsupported  404, 405: a server without this route
 ///   peer_failed  everything else, with the server's own words as vendor text
-Result<std::string> read_update_answer(unsigned status, std::string_view body);
+Result<std::string> read_update_answer(unsigned status, std::string_view body,
+                                       answer::Key sent = answer::Key::none);
 
 }  // namespace ckptd::proto::sglang

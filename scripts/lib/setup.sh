@@ -74,3 +74,21 @@ prepare_python() {
   fi
   cp scripts/python-requirements.txt "$PYTHON_READY"
 }
+
+CUDA_MISSING=""
+
+# Leaves cuda.h in .venv, if no toolkit has it where the build looks (cmake/CudaHeader.cmake), so that the CUDA code is built
+# and tested wherever PyPI can be reached; or says in CUDA_MISSING why there is none. These are headers of 2.5 MB. nccl.h is
+# not fetched: the wheel that has it (nvidia-nccl-cu13 2.32.3) is 305 MB, too much for each run of a CI, and only one test
+# reads it.
+prepare_cuda_headers() {
+  local folder log=.venv/pip-cuda.log
+  for folder in "${CUDA_HOME:-/none}" "${CUDA_PATH:-/none}" /usr/local/cuda /usr/local/cuda/targets/x86_64-linux /usr \
+    .venv/lib/python3*/site-packages/nvidia/cu13; do
+    [ -e "$folder/include/cuda.h" ] && return
+  done
+  [ -x .venv/bin/python ] || python3 -m venv .venv
+  say "fetching CUDA's headers"
+  .venv/bin/python -m pip --disable-pip-version-check --quiet --timeout 20 --retries 1 install --no-deps \
+    'nvidia-cuda-runtime>=13,<14' >"$log" 2>&1 || CUDA_MISSING="nvidia-cuda-runtime cannot be had from PyPI ($log says why)"
+}

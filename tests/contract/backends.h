@@ -1,7 +1,7 @@
 // The devices that the contracts of tests/contract are instantiated for. A Backend owns its devices and knows what the
 // seam does not offer: how to look at device memory, how to hold a stream and how to make its work fail, how another
 // process fares. Where a promise of the contract has two forms, a constant says which one the backend keeps.
-// tests/contract/cuda_backend.h has those of CUDA.
+// tests/contract/cuda_backend.h and fake_cuda_backend.h have those of CUDA.
 #pragma once
 
 #include <fcntl.h>
@@ -23,11 +23,6 @@
 #include "tests/support/shuffling_device/shuffling_device.h"
 
 namespace ckptd::tests {
-
-inline std::vector<std::byte> bytes_at(device::Range range) {
-  const auto* first = reinterpret_cast<const std::byte*>(range.address);
-  return {first, first + range.bytes};
-}
 
 /// "" when both are equal, else where they differ first: shorter than thousands of bytes in a report.
 inline std::string difference(const std::vector<std::byte>& seen, const std::vector<std::byte>& expected) {
@@ -88,7 +83,11 @@ struct OfHostMemory {
   static constexpr int kQueued = 5'000;                ///< so many items are queued without waiting for the first
   static constexpr std::chrono::microseconds kClockError{0};  ///< of Event::reached_at()
 
-  static std::vector<std::byte> bytes_at(device::Range range) { return tests::bytes_at(range); }
+  /// In here and nowhere else, so that no contract reads device memory through a pointer.
+  static std::vector<std::byte> bytes_at(device::Range range) {
+    const auto* first = reinterpret_cast<const std::byte*>(range.address);
+    return {first, first + range.bytes};
+  }
   static int fare_of_a_child(const device::Export& exported, const std::vector<std::byte>& expected) {
     return tests::fare_of_a_child(exported, expected);
   }

@@ -235,7 +235,7 @@ void interrupted_broadcast_contract(const MakeGroup& make_group) {
     const auto done = reader.stream->synchronize(long_enough());
     INFO((done ? "" : done.error().sentence));
     REQUIRE(done);
-    CHECK(difference(bytes_at(slot_of(reader)), script.list[0].bytes) == "");
+    CHECK(difference(Backend::bytes_at(slot_of(reader)), script.list[0].bytes) == "");
     reader.end();
   }
 }

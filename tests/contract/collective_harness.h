@@ -61,6 +61,7 @@ struct Script {
 struct Lane {
   std::unique_ptr<collective::Member> member;
   device::Device* device = nullptr;
+  std::vector<std::byte> (*bytes_at)(device::Range) = nullptr;  ///< the backend's: a GPU's memory has no pointer for us
   std::unique_ptr<device::Allocation> arena = {}, results = {};
   std::unique_ptr<device::Stream> stream = {};
   Result<> outcome = {};
@@ -116,7 +117,7 @@ class Party {
     REQUIRE(made->size() == members);
     for (unsigned i = 0; i < members; ++i) {
       REQUIRE((*made)[i]->index() == i);
-      lanes.push_back({.member = std::move((*made)[i]), .device = devices[i]});
+      lanes.push_back({.member = std::move((*made)[i]), .device = devices[i], .bytes_at = &Backend::bytes_at});
     }
   }
 

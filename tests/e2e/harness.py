@@ -298,7 +298,7 @@ class Daemon:
 
     def add_engine(self, name, engine, checkpoint, devices=()):
         flags = ["--devices", ",".join(devices)] if devices else []
-        return self.must("engine", "add", name, "--kind", "sglang", "--endpoint", engine.endpoint,
+        return self.must("engine", "add", name, "--kind", engine.kind, "--endpoint", engine.endpoint,
                          "--checkpoint", checkpoint, *flags)
 
     # -- the process from outside
@@ -322,15 +322,17 @@ class Daemon:
 
 
 class Engine:
-    """A stand-in SGLang server and its ranks."""
+    """A stand-in server of a kind, and its ranks."""
 
     def __init__(self, devices=("HOST-0", "HOST-1"), ranks=None, unix=False, sequential=False, api_key=None,
-                 rank_commands=None, environment=None):
+                 rank_commands=None, environment=None, kind="sglang", arguments=()):
+        self.kind = kind
         self.devices = list(devices)
         self.directory = tempfile.mkdtemp(prefix="engine-", dir="/tmp")
         os.chmod(self.directory, 0o755)
         ranks = ranks or RANKS
-        command = [sys.executable, os.path.join(SUPPORT, "standin_sglang.py"), "--devices", ",".join(devices)]
+        command = [sys.executable, os.path.join(SUPPORT, f"standin_{kind}.py"), "--devices", ",".join(devices)]
+        command += arguments
         if rank_commands:
             for rank_command in rank_commands:
                 command += ["--rank", rank_command]
@@ -339,7 +341,7 @@ class Engine:
         else:
             command += ["--kind", "reference", "--program", REFERENCE_RANK]
         if unix:
-            command += ["--unix", os.path.join(self.directory, "sglang.sock")]
+            command += ["--unix", os.path.join(self.directory, f"{kind}.sock")]
         if sequential:
             command.append("--sequential")
         if api_key:
@@ -393,8 +395,8 @@ class Engine:
     def rank_states(self):
         return self.post("/standin/rank_states")
 
-    def fault(self, device, kind, bucket=0, seconds=0):
-        answer = self.post("/standin/fault", device=device, kind=kind, bucket=bucket, seconds=seconds)
+    def fault(self, device, kind, bucket=0, seconds=0, session=0):
+        answer = self.post("/standin/fault", device=device, kind=kind, bucket=bucket, seconds=seconds, session=session)
         if not answer.get("ok"):
             raise AssertionError(f"this rank knows no fault {kind}: {answer}")
 

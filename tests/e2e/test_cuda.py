@@ -18,8 +18,8 @@ class Cuda(harness.Case):
             config.setdefault(section, {}).update(values)
         return config
 
-    def gpus(self, devices=GPUS):
-        return self.engine(devices=devices, environment={"CKPTD_RANK_CUDA_LIBRARY": FAKE})
+    def gpus(self, devices=GPUS, **environment):
+        return self.engine(devices=devices, environment={"CKPTD_RANK_CUDA_LIBRARY": FAKE, **environment})
 
     def house(self, config=None, environment=None, devices=GPUS):
         engine, source = self.gpus(devices), self.llama()
@@ -89,7 +89,9 @@ class Cuda(harness.Case):
         self.assertEqual(daemon.version("m", "1")[1]["state"], "resident")
         again = daemon.ctl("update", "m@1")
         self.assertEqual(again.code, EXIT["unavailable"], again)
-        self.assertIn(str(code), again.error["sentence"])
+        for word in (str(code), "engine e cannot be updated", GPUS[0], "is lost since"):
+            self.assertIn(word, again.error["sentence"])
+        self.check_tells_of_loss(daemon, code)
         other = self.gpus(GPUS[1:])
         daemon.must("engine", "remove", "e")
         daemon.add_engine("healthy", other, "m", GPUS[1:])
@@ -102,6 +104,26 @@ class Cuda(harness.Case):
         self.assertEqual([device["uuid"] for device in daemon.must("status")["devices"]], GPUS)
         self.end(daemon)
         return sentence, pid
+
+    def check_tells_of_loss(self, daemon, code):
+        """status, its table and a dry run say which GPU, since when, why and what to do."""
+        status = daemon.must("status")
+        lost, healthy = status["devices"]
+        self.assertRegex(lost["lost"]["since"], r"^\d{4}-\d\d-\d\dT.*Z$")
+        for word in (GPUS[0], str(code), "restart"):
+            self.assertIn(word, lost["lost"]["why"])
+        self.assertIn(str(code), lost["lost"]["vendor"])
+        self.assertNotIn("lost", healthy)
+        warning, = [each for each in status["warnings"] if "is lost since" in each]
+        self.assertIn(GPUS[0], warning)
+        table = daemon.must("status", json_output=False).stdout
+        self.assertIn("LOST", table)
+        self.assertIn("Xid", table)
+        peaks = daemon.must("probe")["result"]["peaks"]  # of those that work
+        self.assertEqual([peak["device"] for peak in peaks if peak["stage"] == "copy"], GPUS[1:])
+        preview = daemon.ctl("update", "m@1", "--dry-run")
+        self.assertEqual(preview.code, EXIT["unavailable"], preview)
+        self.assertIn("is lost since", preview.error["sentence"])
 
     def test_a_gpu_is_lost_in_mid_update(self):
         sentence, pid = self.check_lost("work_copy", ILLEGAL_ADDRESS, 12)
@@ -116,6 +138,31 @@ class Cuda(harness.Case):
         for word in words:
             self.assertIn(word, daemon.log())
 
+    def test_an_instance_of_a_divided_gpu_has_its_engine_in_either_spelling(self):
+        """CUDA and NVML say MIG-..., SGLang asks for GPU- and the digits of the instance."""
+        instance = "MIG-fa4ec0da-ab00-0000-0000-000000000001"
+        divided = {"CKPTD_FAKE_CUDA_MIG": "1"}
+        engine, source = self.gpus(["GPU-" + instance[4:]], **divided), self.llama()
+        daemon = self.daemon(self.config(), environment=divided)
+        self.assertEqual([device["uuid"] for device in daemon.must("status")["devices"]], [GPUS[0], instance])
+        daemon.add_engine("sglang", engine, "m", [instance])
+        daemon.load("m@1", source)
+        report = self.update(daemon, engine, source)
+        self.assertEqual([lane["device"] for lane in report["lanes"]], [instance])
+        other = self.gpus([instance], **divided)
+        daemon.must("engine", "remove", "sglang")
+        daemon.add_engine("nvml", other, "m", [instance])
+        self.update(daemon, other, source)
+        self.end(daemon)
+
+    def test_a_gpu_that_is_not_there_is_a_wrong_configuration_which_systemd_does_not_try_again(self):
+        self.check_start_fails("invalid_argument", ["GPU-12345678", GPUS[0], GPUS[1], "[cuda] devices"],
+                               self.config(cuda={"devices": ["GPU-12345678-0000-0000-0000-000000000000"]}))
+        with open(os.path.join(harness.ROOT, "systemd", "ckptd.service.in"), encoding="utf-8") as file:
+            stay, = [line for line in file if line.startswith("RestartPreventExitStatus=")]
+        never = {EXIT[kind] for kind in ("invalid_argument", "denied", "unsupported")}
+        self.assertEqual({int(code) for code in stay.split("=")[1].split()}, never)
+
     def test_a_driver_that_is_missing_or_not_ready_ends_the_start(self):
         self.check_start_fails("unavailable", ["/nowhere/libcuda.so.1", "[cuda] library"],
                                self.config(cuda={"library": "/nowhere/libcuda.so.1"}))
@@ -123,7 +170,6 @@ class Cuda(harness.Case):
                                environment={"CKPTD_FAKE_CUDA_FAIL": f"cuInit:1={NOT_READY_SYSTEM}"})
         self.check_start_fails("unavailable", ["nvidia-smi"], environment={"CKPTD_FAKE_CUDA_DEVICES": "0"})
         self.check_start_fails("unsupported", ["525"], environment={"CKPTD_FAKE_CUDA_VERSION": "11080"})
-        self.check_start_fails("not_found", ["GPU-nobody", GPUS[0]], self.config(cuda={"devices": ["GPU-nobody"]}))
 
     def test_auto_takes_gpus_where_there_are_some_and_says_why_where_not(self):
         config = self.config(device={"kind": "auto"})

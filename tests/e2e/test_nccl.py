@@ -3,6 +3,7 @@ communicators serve one update after the other, a failure of NCCL ends one updat
 usable ends the start or is passed over with its reason."""
 
 import os
+import time
 
 import harness
 from harness import EXIT
@@ -43,6 +44,11 @@ class Nccl(harness.Case):
             self.assertEqual(daemon.must("update", version)["state"], "succeeded")
             self.assert_holds(engine, expected)
         self.assertEqual(daemon.log().count(MADE), 1)
+        self.assertEqual(daemon.must("trim")["communicators"], 1)
+        self.assertEqual(daemon.must("trim")["communicators"], 0)
+        self.assertEqual(daemon.must("update", "m@2")["state"], "succeeded")
+        self.assert_holds(engine, second)
+        self.assertEqual(daemon.log().count(MADE), 2)
         self.assertEqual(daemon.terminate(), 0)
 
     def test_a_failure_names_device_and_step_and_the_next_update_begins_anew(self):
@@ -67,6 +73,16 @@ class Nccl(harness.Case):
             self.assertIn(word, answer.error["sentence"])
         self.assertEqual(daemon.must("update", "m@1")["state"], "succeeded")
         self.assert_holds(engine, source)
+
+    def test_an_end_is_not_held_up_by_nccl_that_hangs(self):
+        config = self.config(timeouts={"shutdown": "2s", "spread": "60s", "upload": "60s", "reload": "60s"})
+        daemon, engine, _ = self.house(config, {"CKPTD_FAKE_NCCL_LATER": "ncclBroadcast:4=7"})
+        daemon.detached("update", "m@1")
+        engine.wait_updating(1)
+        time.sleep(1)  # until the lanes wait for NCCL
+        started = time.monotonic()
+        self.assertEqual(daemon.terminate(), 0)
+        self.assertLess(time.monotonic() - started, 10 * harness.PATIENCE, "with patience it would be minutes")
 
     def check_start_fails(self, code, words, config, environment=None):
         daemon = self.daemon(config, start=False, environment=environment).launch()

@@ -113,7 +113,8 @@ class TorchRank(harness.Case):
         self.assertEqual(result["bytes"], about["bytes"])
         self.assertEqual(self.ask(cmd="compare", checkpoint=self.path("odd")),
                          {"equal": True, "tensors": about["tensors"], "bytes": about["bytes"]})
-        self.assertEqual(self.ask(cmd="state"), {"tensors": about["tensors"], "updates": 1, "buckets": 3})
+        self.assertEqual(self.ask(cmd="state"), {"tensors": about["tensors"], "updates": 1, "buckets": 3,
+                                                 "sessions": 1})
         self.assertTrue(self.ask(cmd="forget")["ok"])
         self.assertEqual(self.ask(cmd="state")["tensors"], 0)
 

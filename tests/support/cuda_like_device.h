@@ -1,9 +1,10 @@
 // A device of host memory that exports as a GPU does: by a handle, under which a mapping does not keep the memory. It
-// counts its allocations, so that a test sees what was freed and when.
+// counts its allocations, so that a test sees what was freed and when, and is lost when a test says so.
 #pragma once
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "daemon/device/device.h"
@@ -16,7 +17,10 @@ class CudaLikeDevice final : public device::Device {
 
   std::atomic<int> allocated = 0, freed = 0;
 
+  std::optional<device::Loss> loss;  ///< written before others ask
+
   const device::Identity& identity() const override { return inner_->identity(); }
+  std::optional<device::Loss> lost() const override { return loss; }
   Result<std::unique_ptr<device::Allocation>> allocate(std::uint64_t bytes) override {
     auto memory = CKPTD_TRY(inner_->allocate(bytes));
     ++allocated;

@@ -5,18 +5,24 @@ Reads one JSON object a line on standard input and answers each with one on stan
 
   {"cmd":"update","endpoint":"ipc:///..."}     answered when the session is over: {"ok":true} or {"ok":false,"error":...}
   {"cmd":"compare","checkpoint":"/dir"}        every tensor against what the safetensors library reads, byte for byte
-  {"cmd":"state"}                              {"tensors":N,"updates":N,"buckets":N}
+  {"cmd":"state"}                              {"tensors":N,"updates":N,"buckets":N,"sessions":N}
   {"cmd":"forget"}                             drops what was loaded
-  {"cmd":"fault","kind":K,"bucket":B,"seconds":S}   applies to the next update only; lists are counted from 0
+  {"cmd":"checksums"}                          {"checksums":{NAME: hex}} of what is loaded, as it would be served
+  {"cmd":"fault","kind":K,"bucket":B,"seconds":S,"session":N}   applies to the next update only; lists and sessions are
+                                               counted from 0
 
-Only what an engine would provide is replaced: the device manager of a machine without accelerator, and the function
-that takes the weights. Like SGLang, each update makes a ZeroMQ context of its own and terminates it: that blocks for
+Only what an engine would provide is replaced: the device manager of a machine without accelerator (before checkpoint-engine
+0.2.1, two functions of torch.cuda), and the function that takes the weights. --package DIR takes checkpoint_engine from there,
+in whatever version it is. Like SGLang, each session makes a ZeroMQ context of its own and terminates it: that blocks for
 ever if the sender leaves a reply undelivered, so a session that ends and a call that does not is visible from outside.
+With --sessions N an update calls the worker N times with the same endpoint, as SGLang does for the worker of a draft
+model; what each session has loaded is compared.
 """
 
 import argparse
 import gc
 import glob
+import hashlib
 import json
 import os
 import signal
@@ -26,7 +32,8 @@ import time
 import traceback
 
 KINDS = ("none", "fail_load", "stall", "die", "fail_open", "fail_post_hook", "connect_late", "connect_twice", "slow",
-         "slow_post_hook")
+         "slow_post_hook",
+         "swallow_post_hook")
 
 
 class NoAccelerator:
@@ -41,7 +48,10 @@ class NoAccelerator:
 def import_worker():
     import checkpoint_engine.worker as worker
 
-    worker.DeviceManager = NoAccelerator
+    if hasattr(worker, "DeviceManager"):
+        worker.DeviceManager = NoAccelerator
+    else:
+        worker.torch.cuda.synchronize = worker.torch.cuda.empty_cache = lambda: None
     return worker
 
 
@@ -53,10 +63,10 @@ def raw_bytes(tensor):
 
 
 class Fault:
-    def __init__(self, kind="none", bucket=0, seconds=0.0):
+    def __init__(self, kind="none", bucket=0, seconds=0.0, session=0):
         if kind not in KINDS:
             raise ValueError(f"unknown kind of fault {kind!r}; known: {', '.join(KINDS)}")
-        self.kind, self.bucket, self.seconds = kind, int(bucket or 0), float(seconds or 0.0)
+        self.kind, self.bucket, self.seconds, self.session = kind, int(bucket or 0), float(seconds or 0.0), int(session or 0)
 
     def in_list(self, number):
         """Called while list `number` is loaded."""
@@ -76,6 +86,8 @@ class Fault:
             time.sleep(self.seconds)
         if self.kind == "fail_post_hook":
             raise RuntimeError("the post hook was told to fail")
+        if self.kind == "swallow_post_hook":  # as SGLang's: a line in the log, and the update goes on
+            print("Post-hook processing failed: the post hook was told to fail", file=sys.stderr, flush=True)
 
 
 class SecondPeer:
@@ -103,41 +115,54 @@ class SecondPeer:
 class TorchRank:
     """With `index` it is a rank on that GPU of torch's, and nothing of `worker` is replaced."""
 
-    def __init__(self, device, worker=None, index=None):
+    def __init__(self, device, worker=None, index=None, sessions=1):
         import torch
         import zmq
 
         self._torch, self._zmq, self._worker = torch, zmq, worker or import_worker()
         self._device, self._index = device, index
-        self._loaded = {}
-        self._updates = self._buckets = 0
+        self._models = [{} for _ in range(sessions)]
+        self._updates = self._buckets = self._sessions = 0
+        self._unprocessed = False  # the last post hook failed and nobody was told
         self._fault = Fault()
 
     def update(self, request):
         fault, self._fault = self._fault, Fault()
-        lists = [0, 0]
-
-        def load(weights):
-            fault.in_list(lists[0])
-            for name, tensor in weights:
-                # The buffer is reused for the next list: what stays is a copy, as in every engine.
-                self._loaded[name] = (tensor.dtype, tuple(tensor.shape), raw_bytes(tensor).clone())
-                lists[1] += tensor.numel() * tensor.element_size()
-            lists[0] += 1
-            self._buckets += 1
-
+        totals = {"lists": 0, "bytes": 0}
         started = time.monotonic()
-        context = self._zmq.Context()
-        error = self._session(context, request["endpoint"], fault, load)
-        # A worker that could not open the buffer leaves its socket to the garbage collector.
-        gc.collect()
-        self._terminate(context)
-        answer = {"ok": not error, "lists": lists[0], "bytes": lists[1], "started": started, "ended": time.monotonic()}
+        for number, model in enumerate(self._models):
+            error = self._whole_session(request["endpoint"], fault if number == fault.session else Fault(), model, totals)
+            if error:
+                break
+            self._sessions += 1
+        answer = {"ok": not error, **totals, "started": started, "ended": time.monotonic()}
         if error:
             answer["error"] = error
         else:
             self._updates += 1
+            self._unprocessed = fault.kind == "swallow_post_hook"
         return answer
+
+    def _whole_session(self, endpoint, fault, model, totals):
+        lists = 0
+
+        def load(weights):
+            nonlocal lists
+            fault.in_list(lists)
+            for name, tensor in weights:
+                # The buffer is reused for the next list: what stays is a copy, as in every engine.
+                model[name] = (tensor.dtype, tuple(tensor.shape), raw_bytes(tensor).clone())
+                totals["bytes"] += tensor.numel() * tensor.element_size()
+            lists += 1
+            totals["lists"] += 1
+            self._buckets += 1
+
+        context = self._zmq.Context()
+        error = self._session(context, endpoint, fault, load)
+        # A worker that raised leaves its socket to the garbage collector, in some versions.
+        gc.collect()
+        self._terminate(context)
+        return error
 
     def _session(self, context, endpoint, fault, load):
         """Returns the traceback of a failed session, or nothing."""
@@ -190,19 +215,20 @@ class TorchRank:
                         return different(f"tensor {name} stands in two files of the checkpoint")
                     expected.add(name)
                     wanted = file.get_tensor(name)
-                    difference = self._difference(name, wanted)
-                    if difference:
-                        return different(difference)
+                    for model in self._models:
+                        difference = self._difference(model, name, wanted)
+                        if difference:
+                            return different(difference)
                     bytes_seen += wanted.numel() * wanted.element_size()
-        for name in self._loaded:
+        for name in set().union(*self._models):
             if name not in expected:
                 return different(f"tensor {name} was loaded and is not in the checkpoint")
         return {"equal": True, "tensors": len(expected), "bytes": bytes_seen}
 
-    def _difference(self, name, wanted):
-        if name not in self._loaded:
+    def _difference(self, model, name, wanted):
+        if name not in model:
             return f"tensor {name} was not loaded"
-        dtype, shape, content = self._loaded[name]
+        dtype, shape, content = model[name]
         if dtype != wanted.dtype:
             return f"tensor {name}: dtype {dtype} was loaded, the checkpoint has {wanted.dtype}"
         if shape != tuple(wanted.shape):
@@ -214,15 +240,24 @@ class TorchRank:
         return f"tensor {name}: byte {at} is {int(content[at])}, the checkpoint has {int(wanted_content[at])}"
 
     def state(self, _request):
-        return {"tensors": len(self._loaded), "updates": self._updates, "buckets": self._buckets}
+        return {"tensors": len(self._models[0]), "updates": self._updates, "buckets": self._buckets,
+                "sessions": self._sessions}
+
+    def checksums(self, _request):
+        """Weights that were not processed after loading are other weights, whatever was loaded."""
+        mark = b"unprocessed" if self._unprocessed else b""
+        return {"checksums": {name: hashlib.sha256(mark + bytes(content.cpu().numpy())).hexdigest()
+                              for name, (_, _, content) in self._models[0].items()}}
 
     def forget(self, _request):
-        self._loaded = {}
+        for model in self._models:
+            model.clear()
         gc.collect()
         return {"ok": True}
 
     def fault(self, request):
-        self._fault = Fault(request.get("kind", "none"), request.get("bucket"), request.get("seconds"))
+        self._fault = Fault(request.get("kind", "none"), request.get("bucket"), request.get("seconds"),
+                            request.get("session"))
         return {"ok": True}
 
 
@@ -254,7 +289,7 @@ def claim_stdout():
 
 def serve(rank, answers):
     """Commands from standard input until it ends."""
-    commands = {name: getattr(rank, name) for name in ("update", "compare", "state", "forget", "fault")}
+    commands = {name: getattr(rank, name) for name in ("update", "compare", "state", "forget", "fault", "checksums")}
     for line in sys.stdin:
         if not line.strip():
             continue
@@ -270,9 +305,13 @@ def serve(rank, answers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", required=True, help="uuid that the engine looks its endpoint up by, as HOST-0")
+    parser.add_argument("--package", help="directory to take checkpoint_engine from, in place of the installed one")
+    parser.add_argument("--sessions", type=int, default=1, help="of each update, more than one with draft models")
     arguments = parser.parse_args()
     answers = claim_stdout()
-    serve(TorchRank(arguments.device), answers)
+    if arguments.package:
+        sys.path.insert(0, arguments.package)
+    serve(TorchRank(arguments.device, sessions=arguments.sessions), answers)
 
 
 if __name__ == "__main__":

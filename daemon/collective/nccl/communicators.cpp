@@ -98,18 +98,29 @@ void Communicators::launch(std::uint32_t from, std::vector<Part> parts) {
 
 Result<> Communicators::wait_until_launched(std::uint64_t number, Deadline deadline) {
   std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, deadline.at(), [&] { return launched_ >= number || failure_ || end_; });
+  wait_hurried(lock, deadline, false, [&] { return launched_ >= number || failure_ || end_; });
   if (launched_ >= number) return {};
   if (failure_ || end_) return std::unexpected(ended_error());
   return std::unexpected(
       Error{ErrorKind::timed_out, fmt::format("NCCL has not come to an end by the deadline: {}", in_progress())});
 }
 
+/// With mutex_. Until the condition, the deadline or what hurry() made of it, also if it is called meanwhile.
+template <class Condition>
+bool Communicators::wait_hurried(std::unique_lock<std::mutex>& lock, Deadline deadline, bool last, Condition condition) {
+  while (!condition()) {
+    const auto until = !hurry_ ? deadline : deadline.earlier(last ? hurry_->last : hurry_->first);
+    if (until.passed()) return false;
+    changed_.wait_until(lock, until.at());
+  }
+  return true;
+}
+
 void Communicators::wait_until_quiet() {
   std::unique_lock lock(mutex_);
   const auto quiet = [&] { return !streams_in_use_; };
-  if (changed_.wait_for(lock, patience_.stuck, quiet)) return;
-  if (rescue() && changed_.wait_for(lock, patience_.stuck, quiet)) return;
+  if (wait_hurried(lock, Deadline::in(patience_.stuck), false, quiet)) return;
+  if (rescue() && wait_hurried(lock, Deadline::in(patience_.stuck), true, quiet)) return;
   if (std::exchange(given_up_, true)) return;
   const Error why{
       ErrorKind::unavailable,
@@ -136,11 +147,19 @@ void Communicators::end_unless_ready(Error reason) noexcept {
   if (!ready) end(End::cut, std::move(reason));
 }
 
-bool Communicators::wait_until_ended(Deadline deadline) {
+void Communicators::hurry(Deadline by) noexcept {
+  std::lock_guard lock(mutex_);
+  const auto now = Clock::now();
+  if (!hurry_ || by.at() < hurry_->last.at()) hurry_ = Hurry{Deadline(now + (by.at() - now) / 2), by};
+  changed_.notify_all();
+}
+
+bool Communicators::wait_until_ended(Deadline rescue_at, Deadline deadline) {
   std::unique_lock lock(mutex_);
   const auto ended = [&] { return ended_; };
+  if (changed_.wait_until(lock, rescue_at.at(), ended)) return true;
+  rescue();  // where there is nothing to rescue our thread may still come to its end
   if (changed_.wait_until(lock, deadline.at(), ended)) return true;
-  if (rescue() && changed_.wait_for(lock, patience_.stuck, ended)) return true;
   abandoned_ = true;
   spdlog::warn("NCCL does not return from a call for {} ({}); its thread is left behind", joined(names_),
                in_progress());
@@ -201,6 +220,9 @@ Result<> Communicators::make_all() {
 Result<> Communicators::within_group(const std::string& what, const std::function<Result<>(std::uint32_t)>& act) {
   {
     std::lock_guard lock(mutex_);
+    if (lost()) return fail(ErrorKind::cancelled, "{}: given up meanwhile", what);
+    // Before the first member's part is begun, not in the middle: what only some have begun ends by an abort alone.
+    for (device::Device* device : devices_) CKPTD_TRY(natives_.usable(*device));
     step_ = what;
     std::fill(pending_.begin(), pending_.end(), true);
   }

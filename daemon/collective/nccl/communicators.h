@@ -86,8 +86,12 @@ class Communicators : public std::enable_shared_from_this<Communicators> {
   void end(End how, Error reason) noexcept;
   /// The same with cut, for one that is still being made.
   void end_unless_ready(Error reason) noexcept;
-  /// Whether it has ended by the deadline. If not, it is abandoned: it touches no device any more.
-  bool wait_until_ended(Deadline deadline);
+  /// From now on nobody waits beyond `by` for NCCL, whatever the patience is: what does not return by the middle of the time
+  /// until then is aborted from another thread, as after Patience::stuck. Blocks for nobody.
+  void hurry(Deadline by) noexcept;
+  /// Whether it has ended by the deadline. What does not return from a call by `rescue_at` is aborted from another thread; if
+  /// that does not help either it is abandoned: it touches no device any more.
+  bool wait_until_ended(Deadline rescue_at, Deadline deadline);
 
  private:
   struct Request {
@@ -116,6 +120,11 @@ class Communicators : public std::enable_shared_from_this<Communicators> {
   Result<> expect(Result<Code> code, const std::string& what) const;
   bool rescue();
   void run_rescue();
+  /// hurry() moved a deadline of ours forward.
+  Deadline hurried(Deadline deadline) const { return hurry_ ? deadline.earlier(hurry_->first) : deadline; }
+  template <class Condition>
+  bool wait_hurried(std::unique_lock<std::mutex>& lock, Deadline deadline, bool last, Condition condition);
+  bool nothing_to_wait_for();
   bool lost() const { return rescued_ || abandoned_; }
   std::string in_progress() const;
   Error ended_error() const;
@@ -139,6 +148,11 @@ class Communicators : public std::enable_shared_from_this<Communicators> {
   std::optional<Error> end_reason_;
   std::string step_;           // what our thread does, for messages
   std::vector<bool> pending_;  // who has not done it
+
+  struct Hurry {
+    Deadline first, last;  // for a call to return, for the abort by another thread
+  };
+  std::optional<Hurry> hurry_;
 
   bool in_call_ = false;  // our thread is in a call of NCCL
   bool cutting_ = false;  // and has begun with ncclCommAbort

@@ -47,22 +47,27 @@ void Communicators::wind_down(bool complete) {
 /// other work does and no device is lost.
 void Communicators::drain() {
   const auto deadline = Deadline::in(patience_.drain);
-  const auto lost_device = [&] {
-    return std::ranges::any_of(devices_, [&](device::Device* device) { return !natives_.usable(*device); });
-  };
   for (std::uint32_t member = 0; member < queued_.size(); ++member) {
     while (true) {
       const auto reached = queued_[member]->wait(Deadline::in(10ms).earlier(deadline));
       if (reached || reached.error().kind != ErrorKind::timed_out) break;
-      if (!deadline.passed() && !lost_device()) continue;
+      if (!deadline.passed() && !nothing_to_wait_for()) continue;
       spdlog::warn("a broadcast on {} does not come to its end: it is cut off", names_[member]);
       return;
     }
   }
 }
 
+/// Whether there is no use in waiting any more: a device is lost, we were abandoned, or somebody is in a hurry.
+bool Communicators::nothing_to_wait_for() {
+  // Under the mutex: devices may end as soon as we are abandoned.
+  std::lock_guard lock(mutex_);
+  if (lost() || (hurry_ && hurry_->first.passed())) return true;
+  return std::ranges::any_of(devices_, [&](device::Device* device) { return !natives_.usable(*device); });
+}
+
 bool Communicators::finish() {
-  const auto deadline = Deadline::in(patience_.stuck);
+  const auto patience = Deadline::in(patience_.stuck);
   const std::string what = "finish a communicator";
   auto finished = within_group(what, [&](std::uint32_t member) {
     return expect(call(&Functions::comm_finalize, comms_[member]), names_[member] + ": " + what);
@@ -77,7 +82,8 @@ bool Communicators::finish() {
       all = all && state == Code::success;
     }
     if (!finished || all) break;
-    if (deadline.passed()) finished = fail(ErrorKind::timed_out, "{} has taken too long", what);
+    if (const std::lock_guard lock(mutex_); hurried(patience).passed())
+      finished = fail(ErrorKind::timed_out, "{} has taken too long", what);
     std::this_thread::sleep_for(500us);
   }
   if (!finished) {

@@ -107,12 +107,16 @@ Groups::Groups(std::shared_ptr<const Library> library, Natives natives, Patience
     : pool_(std::make_shared<Pool>(std::move(library), std::move(natives), patience)) {}
 
 Groups::~Groups() {
-  pool_->close();
+  pool_->close(Deadline(Clock::time_point::max()));
   pool_->drain();
 }
 
-void Groups::close() noexcept {
-  pool_->close();
+std::size_t Groups::drop_idle() noexcept {
+  return pool_->drop_idle();
+}
+
+void Groups::close(Deadline by) noexcept {
+  pool_->close(by);
 }
 
 std::size_t Groups::epochs() const {

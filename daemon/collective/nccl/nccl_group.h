@@ -30,7 +30,7 @@ class Groups {
   Groups(const Groups&) = delete;
   Groups& operator=(const Groups&) = delete;
   /// Finishes the communicators that nobody uses. Waits for all to end, not longer than Patience::drain and three times
-  /// Patience::stuck; what has not ended then is left to the end of the process.
+  /// Patience::stuck, nor than until close() said; what has not ended then is left to the end of the process.
   ~Groups();
 
   /// One member for each device, in order; `names` are for messages ("GPU-1f..."). The first group of these devices
@@ -38,8 +38,13 @@ class Groups {
   Result<std::vector<std::unique_ptr<Member>>> make_group(const std::vector<device::Device*>& devices,
                                                           const std::vector<std::string>& names);
 
-  /// Makes no more groups, and ends the wait of who makes one.
-  void close() noexcept;
+  /// Lets go of the sets that wait for their next group, and with them of their memory of the GPUs; how many. Blocks for
+  /// nobody: their own threads finish them.
+  std::size_t drop_idle() noexcept;
+
+  /// Makes no more groups, and ends the wait of who makes one. Who waits for a group's end or step waits no longer than until
+  /// `by`, and ~Groups() not longer either, or half a second: NCCL may hang.
+  void close(Deadline by) noexcept;
 
   /// How many sets were made so far, and how many wait for their next group.
   std::size_t epochs() const;

@@ -6,6 +6,12 @@
 #include <utility>
 
 namespace ckptd::collective::nccl {
+namespace {
+
+/// However late it is: sets that are well need some milliseconds, and what is abandoned stays behind.
+constexpr std::chrono::milliseconds kLeastDrain{500};
+
+}  // namespace
 
 Pool::Pool(std::shared_ptr<const Library> library, Natives natives, Patience patience)
     : library_(std::move(library)), natives_(std::move(natives)), patience_(patience) {}
@@ -42,7 +48,7 @@ std::shared_ptr<Communicators> Pool::take_idle(const std::vector<device::Device*
 Result<std::shared_ptr<Communicators>> Pool::begin(const std::vector<device::Device*>& devices,
                                                    const std::vector<std::string>& names) {
   std::lock_guard lock(mutex_);
-  if (closed_) return fail(ErrorKind::unavailable, "ckptd is ending: no communicators are made any more");
+  if (closed_by_) return fail(ErrorKind::unavailable, "ckptd is ending: no communicators are made any more");
   auto made = CKPTD_TRY(Communicators::start(library_, natives_, patience_, devices, names));
   std::erase_if(all_, [](const auto& each) { return each.expired(); });
   all_.push_back(made);
@@ -55,33 +61,50 @@ void Pool::give_back(std::shared_ptr<Communicators> communicators) noexcept {
   std::lock_guard lock(mutex_);
   const bool there =
       std::ranges::any_of(idle_, [&](const auto& each) { return each->devices() == communicators->devices(); });
-  if (closed_ || there) return communicators->end(Communicators::End::finish, reason);
+  if (closed_by_ || there) return communicators->end(Communicators::End::finish, reason);
   idle_.push_back(std::move(communicators));
   if (idle_.size() <= kMostIdle) return;
   idle_.front()->end(Communicators::End::finish, reason);
   idle_.erase(idle_.begin());
 }
 
-void Pool::close() noexcept {
+std::size_t Pool::drop_idle() noexcept {
+  const Error reason{ErrorKind::cancelled, "these communicators were given back to save memory of their GPUs"};
+  std::lock_guard lock(mutex_);
+  for (const auto& each : idle_) each->end(Communicators::End::finish, reason);
+  const auto count = idle_.size();
+  idle_.clear();
+  return count;
+}
+
+void Pool::close(Deadline by) noexcept {
   const Error reason{ErrorKind::unavailable, "ckptd is ending"};
   std::lock_guard lock(mutex_);
-  closed_ = true;
+  closed_by_ = closed_by_ ? closed_by_->earlier(by) : by;
   for (const auto& each : idle_) each->end(Communicators::End::finish, reason);
   idle_.clear();
   for (const auto& each : all_)
-    if (const auto still = each.lock()) still->end_unless_ready(reason);
+    if (const auto still = each.lock()) {
+      still->hurry(by);
+      still->end_unless_ready(reason);
+    }
 }
 
 void Pool::drain() {
   std::unique_lock lock(mutex_);
-  const auto all = std::exchange(all_, {});
+  std::vector<std::shared_ptr<Communicators>> all;
+  for (const auto& each : std::exchange(all_, {}))
+    if (auto still = each.lock()) all.push_back(std::move(still));
+  const auto by = closed_by_;
   lock.unlock();
-  const auto deadline = Deadline::in(patience_.drain + patience_.stuck + patience_.stuck);
-  for (const auto& each : all)
-    if (const auto still = each.lock()) {
-      still->end(Communicators::End::cut, {ErrorKind::unavailable, "ckptd is ending"});
-      still->wait_until_ended(deadline);
-    }
+  // Each is told before the first is waited for: they end side by side.
+  for (const auto& each : all) each->end(Communicators::End::cut, {ErrorKind::unavailable, "ckptd is ending"});
+  auto left = patience_.drain + 3 * patience_.stuck;
+  if (by) left = std::min(left, std::max(kLeastDrain, std::chrono::ceil<std::chrono::milliseconds>(by->at() - Clock::now())));
+  const auto now = Clock::now();
+  // As long as NCCL returns from its calls, an end takes at most its drain and its finish.
+  const auto unaided = std::min<Clock::duration>(patience_.drain + 2 * patience_.stuck, left / 2);
+  for (const auto& each : all) each->wait_until_ended(Deadline(now + unaided), Deadline(now + left));
 }
 
 std::size_t Pool::epochs() const {

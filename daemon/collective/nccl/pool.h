@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,9 @@ class Pool {
                                                 const std::vector<std::string>& names);
   /// Of a group that ended well.
   void give_back(std::shared_ptr<Communicators> communicators) noexcept;
-  void close() noexcept;
+  /// Finishes those that wait for their next group; how many.
+  std::size_t drop_idle() noexcept;
+  void close(Deadline by) noexcept;
   /// Waits until all have ended, as ~Groups() says.
   void drain();
 
@@ -42,7 +45,7 @@ class Pool {
   const Patience patience_;
 
   mutable std::mutex mutex_;
-  bool closed_ = false;
+  std::optional<Deadline> closed_by_;  // since close()
   std::size_t epochs_ = 0;
   std::vector<std::shared_ptr<Communicators>> idle_;  // the oldest first
   std::vector<std::weak_ptr<Communicators>> all_;     // those that may not have ended

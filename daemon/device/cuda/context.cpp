@@ -29,14 +29,20 @@ Context::~Context() {
 Result<> Context::usable() const {
   if (!fenced()) return {};
   std::lock_guard lock(mutex_);
-  return std::unexpected(*first_error_);
+  return std::unexpected(loss_->error);
+}
+
+std::optional<Loss> Context::loss() const {
+  if (!fenced()) return {};
+  std::lock_guard lock(mutex_);
+  return loss_;
 }
 
 void Context::fence(Error first) {
   std::lock_guard lock(mutex_);
-  if (first_error_) return;
+  if (loss_) return;
   spdlog::error("{}", first.sentence);
-  first_error_ = std::move(first);
+  loss_ = Loss{std::chrono::system_clock::now(), std::move(first)};
   fenced_.store(true, std::memory_order_release);
 }
 

@@ -17,6 +17,7 @@
 
 #include "common/result.h"
 #include "daemon/device/cuda/driver.h"
+#include "daemon/device/device.h"
 
 namespace ckptd::device::cuda {
 
@@ -39,6 +40,7 @@ class Context {
   bool fenced() const noexcept { return fenced_.load(std::memory_order_acquire); }
   /// The error that fenced it.
   Result<> usable() const;
+  std::optional<Loss> loss() const;
   void fence(Error first);
 
   /// Makes a call with the context current: call("allocate", &Functions::mem_alloc, &pointer, bytes). `what` is what is
@@ -75,7 +77,7 @@ class Context {
 
   std::atomic<bool> fenced_ = false;
   mutable std::mutex mutex_;
-  std::optional<Error> first_error_;  // set before fenced_
+  std::optional<Loss> loss_;  // set before fenced_
 };
 
 /// An event of the driver, destroyed with this unless its context is fenced.

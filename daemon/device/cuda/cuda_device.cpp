@@ -27,6 +27,7 @@ class CudaDevice final : public Device {
         registrations_(std::move(registrations)) {}
 
   const Identity& identity() const override { return identity_; }
+  std::optional<Loss> lost() const override { return context_->loss(); }
 
   Result<std::unique_ptr<Allocation>> allocate(std::uint64_t bytes) override {
     return allocate_memory(bytes, context_, exports_);
@@ -53,7 +54,7 @@ class CudaDevice final : public Device {
     return free_bytes;
   }
 
-  Context& context() const { return *context_; }
+  const std::shared_ptr<Context>& context() const { return context_; }
 
  private:
   const Identity identity_;
@@ -83,8 +84,8 @@ void enable_peer_access(const std::vector<std::shared_ptr<Context>>& contexts) {
 
 const CudaDevice* ours(const Device& device) { return dynamic_cast<const CudaDevice*>(&device); }
 
-Result<Context*> context_of(const Device& device) {
-  if (const auto* cuda = ours(device)) return &cuda->context();
+Result<std::shared_ptr<Context>> context_of(const Device& device) {
+  if (const auto* cuda = ours(device)) return cuda->context();
   return fail(ErrorKind::invalid_argument, "{} is no CUDA device", device.identity().uuid);
 }
 
@@ -119,12 +120,12 @@ CUstream native_stream(Stream& stream) {
 
 CUcontext native_context(const Device& device) {
   const auto* cuda = ours(device);
-  return cuda != nullptr ? cuda->context().native() : nullptr;
+  return cuda != nullptr ? cuda->context()->native() : nullptr;
 }
 
 int native_ordinal(const Device& device) {
   const auto* cuda = ours(device);
-  return cuda != nullptr ? cuda->context().ordinal() : -1;
+  return cuda != nullptr ? cuda->context()->ordinal() : -1;
 }
 
 Result<> native_usable(const Device& device) {
@@ -143,14 +144,14 @@ void fence_native(const Device& device, Error why) {
 }
 
 Result<CurrentContext> CurrentContext::of(const Device& device) {
-  const auto context = CKPTD_TRY(context_of(device));
+  auto context = CKPTD_TRY(context_of(device));
   CKPTD_TRY(context->usable());
   CKPTD_TRY(context->check(context->enter(), "make its context current"));
-  return CurrentContext(device);
+  return CurrentContext(std::move(context));
 }
 
 CurrentContext::~CurrentContext() {
-  if (device_ != nullptr) ours(*device_)->context().leave();
+  if (context_) context_->leave();
 }
 
 }  // namespace ckptd::device::cuda

@@ -22,7 +22,7 @@ struct Options {
 
 /// Opens the driver and makes a device of each GPU, with peer access between all that can have it. Blocks for the start
 /// of the driver, a second and more, and takes some hundred MB of each GPU for its context. Fails if there is no GPU, as
-/// Driver::open() does if there is no driver; not_found if one of options.devices is not there.
+/// Driver::open() does if there is no driver; invalid_argument if one of options.devices is not there.
 Result<std::vector<std::unique_ptr<Device>>> make_cuda_devices(const Options& options);
 
 }  // namespace ckptd::device::cuda

@@ -85,8 +85,11 @@ Result<std::vector<Gpu>> choose(std::vector<Gpu> gpus, const std::vector<std::st
     if (at == gpus.end()) {
       std::string there;
       for (const auto& gpu : gpus) there += fmt::format("{}{} ({})", there.empty() ? "" : ", ", gpu.uuid, gpu.model);
-      return fail(ErrorKind::not_found, "[cuda] devices names {}, which the driver does not show; there are: {}", wanted,
-                  there);
+      // Not not_found: whoever starts ckptd again and again is told not to by invalid_argument (systemd/ckptd.service.in).
+      return fail(ErrorKind::invalid_argument,
+                  "[cuda] devices names {}, which the driver does not show; there are: {}. Correct the list, or leave it "
+                  "empty for all",
+                  wanted, there);
     }
     chosen.push_back(*at);
   }

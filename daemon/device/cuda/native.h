@@ -8,12 +8,16 @@
 
 #include <cuda.h>
 
+#include <memory>
 #include <string_view>
+#include <utility>
 
 #include "common/result.h"
 #include "daemon/device/device.h"
 
 namespace ckptd::device::cuda {
+
+class Context;
 
 /// Null if the stream is not of a CUDA device. Work that is queued on it directly is ordered with what is queued
 /// through Stream, and its errors are found by Stream's and Event's waits.
@@ -41,13 +45,13 @@ class CurrentContext {
  public:
   /// native_usable()'s error, or the driver's.
   static Result<CurrentContext> of(const Device& device);
-  CurrentContext(CurrentContext&& other) noexcept : device_(other.device_) { other.device_ = nullptr; }
+  CurrentContext(CurrentContext&& other) noexcept = default;
   CurrentContext& operator=(CurrentContext&&) = delete;
   ~CurrentContext();
 
  private:
-  explicit CurrentContext(const Device& device) : device_(&device) {}
-  const Device* device_;
+  explicit CurrentContext(std::shared_ptr<Context> context) : context_(std::move(context)) {}
+  std::shared_ptr<Context> context_;  // and not the device, which a call that hung may have outlived
 };
 
 }  // namespace ckptd::device::cuda

@@ -1,7 +1,9 @@
 #include "daemon/fleet/sglang/sglang_engine.h"
 
-#include <algorithm>
-
+#include "common/utf8.h"
+#include "daemon/fleet/caller.h"
+#include "proto/sglang/about.h"
+#include "proto/sglang/control.h"
 #include "proto/sglang/update_weights.h"
 
 namespace ckptd::fleet::sglang {
@@ -9,59 +11,183 @@ namespace {
 
 namespace wire = proto::sglang;
 
-constexpr std::uint64_t kAnswerBytes = 1 << 20;
+constexpr std::uint64_t kLargeAnswerBytes = 64 << 20;  // /server_info, /openapi.json, checksums of every tensor
+
+std::optional<Error> unsuitable(const wire::ServerInfo& info) {
+  if (info.data_parallel > 1 && !info.data_parallel_attention)
+    return Error{ErrorKind::unsupported,
+                 fmt::format("it runs {} data-parallel replicas behind one server (--dp-size {}), and SGLang updates "
+                             "weights only with --dp-size 1 or with --enable-dp-attention: start one server a replica",
+                             info.data_parallel, info.data_parallel)};
+  if (!info.weight_cache_mode.empty() && info.weight_cache_mode != "off")
+    return Error{ErrorKind::unsupported,
+                 fmt::format("it shares its weights through SGLang's weight cache (--weight-cache-mode {}), and takes no "
+                             "others while it does: start it with --weight-cache-mode off",
+                             info.weight_cache_mode)};
+  return std::nullopt;
+}
+
+std::vector<std::string> warnings_about(const wire::ServerInfo& info) {
+  std::vector<std::string> warnings;
+  if (info.waits_for_weights)
+    warnings.emplace_back(
+        "it waits for its first weights before it is ready, but gives up after 120 s and then serves what it has, unless "
+        "SGLANG_WAIT_WEIGHTS_READY_TIMEOUT (seconds, in its environment) is raised");
+  else if (info.load_format == "dummy")
+    warnings.emplace_back(
+        "it was started with --load-format dummy and without --checkpoint-engine-wait-weights-before-ready: until its "
+        "first update it serves random weights");
+  if (info.memory_saver)
+    warnings.emplace_back(
+        "it was started with --enable-memory-saver, and SGLang does not tell whether its memory is released: an update of "
+        "released memory ends it, so whoever releases memory must resume it before an update");
+  if (info.nodes > 1)
+    warnings.push_back(fmt::format("it runs on {} nodes: an update needs the endpoints of all of them in one request",
+                                   info.nodes));
+  return warnings;
+}
 
 class SglangEngine final : public Engine {
  public:
-  SglangEngine(std::string name, http::Endpoint endpoint, std::chrono::milliseconds connect)
-      : name_(std::move(name)), endpoint_(std::move(endpoint)), connect_(connect) {}
+  explicit SglangEngine(Address address) : caller_(std::move(address)) {}
+
+  Result<Observation> observe(std::chrono::milliseconds timeout) override {
+    const auto deadline = Deadline::in(timeout);
+    const auto ping = CKPTD_TRY(caller_.get(wire::kPingTarget, Guard::api, deadline));
+    Observation seen;
+    // 503 since 0.5.23: while it starts, and that includes waiting for its first weights; older servers answer 200.
+    if (ping.status == 503) {
+      seen.state = Observation::State::starting;
+    } else {
+      CKPTD_TRY(about(wire::read_done("GET /ping", ping.status, ping.body, ping.sent), deadline));
+      seen.state = CKPTD_TRY(serving_or_paused(deadline));
+    }
+    seen.weight_version = CKPTD_TRY(weight_version(deadline));
+    seen.listener = caller_.listener();
+    return seen;
+  }
+
+  Result<Description> describe(std::chrono::milliseconds timeout) override {
+    const auto deadline = Deadline::in(timeout);
+    auto answer = CKPTD_TRY(caller_.get(wire::kServerTarget, Guard::api, deadline, kLargeAnswerBytes));
+    if (answer.status == 404)
+      answer = CKPTD_TRY(caller_.get(wire::kOldServerTarget, Guard::api, deadline, kLargeAnswerBytes));
+    const auto info =
+        CKPTD_TRY(about(wire::read_server_info(answer.status, answer.body, answer.sent), deadline));
+    const auto routes = CKPTD_TRY(caller_.get(wire::kRoutesTarget, Guard::api, deadline, kLargeAnswerBytes));
+    Description description;
+    description.version = info.version;
+    description.model = info.model;
+    description.tensor_parallel = info.tensor_parallel;
+    description.pipeline_parallel = info.pipeline_parallel;
+    description.data_parallel = info.data_parallel;
+    description.nodes = info.nodes;
+    description.data_parallel_attention = info.data_parallel_attention;
+    description.draft_models = info.draft_models;
+    description.can_sleep = info.memory_saver;
+    description.can_verify = routes.status == 200 && wire::offers_route(routes.body, wire::kChecksumsTarget);
+    description.warnings = warnings_about(info);
+    description.unsuitable = unsuitable(info);
+    return description;
+  }
 
   Result<std::string> call_update(const UpdateCall& call, std::chrono::milliseconds timeout,
                                   std::stop_token stop) override {
-    http::Request request{.method = "POST",
-                          .target = std::string(wire::kUpdateTarget),
-                          .body = wire::update_request_body(call.endpoints, call.weight_version, call.flush_cache)};
-    auto response = exchange(request, timeout, std::move(stop));
-    if (!response) return std::unexpected(std::move(response).error());
-    auto answer = wire::read_update_answer(response->status, response->body);
-    if (!answer) return std::unexpected(answer.error().within(who()));
-    return answer;
+    const auto deadline = Deadline::in(timeout);
+    auto body = wire::update_request_body(call.endpoints, call.weight_version, call.flush_cache);
+    const auto answer =
+        CKPTD_TRY(caller_.post(wire::kUpdateTarget, std::move(body), Guard::admin, deadline, std::move(stop)));
+    return about(wire::read_update_answer(answer.status, answer.body, answer.sent), deadline);
   }
 
-  Result<Observation> observe(std::chrono::milliseconds timeout) override {
-    auto response = exchange({.target = std::string(wire::kPingTarget)}, timeout, {});
-    if (!response) return std::unexpected(std::move(response).error());
-    // A server with a key answers 401 here and is alive all the same; the update itself says what it lacks.
-    bool alive = response->status == 200 || response->status == 401 || response->status == 403;
-    if (alive) return Observation{.state = Observation::State::serving, .weight_version = {}, .listener = {}};
-    return fail(ErrorKind::unavailable, "{}: GET {} was answered with {}; is this an SGLang server?", who(),
-                wire::kPingTarget, response->status);
+  /// The update itself has flushed the cache and set the label; whether the label is there is read back.
+  Result<> conclude(const UpdateCall& call, std::chrono::milliseconds timeout) override {
+    if (call.weight_version.empty()) return {};
+    const auto told = CKPTD_TRY(weight_version(Deadline::in(timeout)));
+    if (told.empty() || told == call.weight_version) return {};
+    return fail(ErrorKind::peer_failed,
+                "{} answered that the update succeeded, but tells the weight version {} and not {}: was it restarted, or "
+                "updated by somebody else?",
+                caller_.who(), shown(told), call.weight_version);
+  }
+
+  Result<> pause(Pause mode, std::chrono::milliseconds timeout, std::stop_token stop) override {
+    CKPTD_TRY(check_pause("sglang", mode, false));
+    if (mode == Pause::none) return {};
+    return command(wire::kPauseTarget, wire::pause_body(name_of(mode)), timeout, std::move(stop));
+  }
+
+  Result<> resume(std::chrono::milliseconds timeout) override {
+    return command(wire::kContinueTarget, wire::continue_body(), timeout);
+  }
+
+  Result<> wake_weights(std::chrono::milliseconds timeout) override {
+    return command(wire::kResumeMemoryTarget, wire::resume_memory_body({"weights"}), timeout);
+  }
+
+  /// What a release without tags has released, besides the weights.
+  Result<> wake_rest(std::chrono::milliseconds timeout) override {
+    return command(wire::kResumeMemoryTarget, wire::resume_memory_body({"kv_cache", "cuda_graph"}), timeout);
+  }
+
+  Result<std::vector<RankChecksums>> checksums(std::chrono::milliseconds timeout) override {
+    const auto deadline = Deadline::in(timeout);
+    const auto answer = CKPTD_TRY(caller_.post(wire::kChecksumsTarget, wire::checksums_body(), Guard::admin, deadline,
+                                               {}, kLargeAnswerBytes));
+    auto ranks = CKPTD_TRY(about(wire::read_checksums(answer.status, answer.body, answer.sent), deadline));
+    std::vector<RankChecksums> sums;
+    for (auto& rank : ranks) sums.push_back({std::move(rank.rank), std::move(rank.by_tensor)});
+    return sums;
   }
 
  private:
-  std::string who() const { return fmt::format("engine {} at {}", name_, endpoint_.show()); }
+  /// GET /ready answers 503 while a healthy server is paused; older servers do not have it.
+  Result<Observation::State> serving_or_paused(Deadline deadline) const {
+    const auto ready = CKPTD_TRY(caller_.get(wire::kReadyTarget, Guard::open, deadline));
+    return ready.status == 503 ? Observation::State::paused : Observation::State::serving;
+  }
 
-  Result<http::Response> exchange(const http::Request& request, std::chrono::milliseconds timeout,
-                                  std::stop_token stop) const {
-    http::Limits limits{.connect = std::min(connect_, timeout), .response = timeout, .body_bytes = kAnswerBytes};
-    auto response = http::send(endpoint_, request, limits, std::move(stop));
-    if (response) return response;
-    auto error = std::move(response).error().within(fmt::format("engine {}", name_));
-    // What engine.h promises: an engine that cannot be reached is unavailable, one that answers nonsense has failed.
-    if (error.kind == ErrorKind::io || error.kind == ErrorKind::denied) error.kind = ErrorKind::unavailable;
-    if (error.kind == ErrorKind::corrupt) error.kind = ErrorKind::peer_failed;
+  Result<std::string> weight_version(Deadline deadline) const {
+    auto answer = CKPTD_TRY(caller_.get(wire::kModelTarget, Guard::api, deadline));
+    if (answer.status == 404) answer = CKPTD_TRY(caller_.get(wire::kOldModelTarget, Guard::api, deadline));
+    return about(wire::read_weight_version(answer.status, answer.body, answer.sent), deadline);
+  }
+
+  Result<> command(std::string_view target, std::string body, std::chrono::milliseconds timeout,
+                   std::stop_token stop = {}) const {
+    const auto deadline = Deadline::in(timeout);
+    const auto answer = CKPTD_TRY(caller_.post(target, std::move(body), Guard::admin, deadline, std::move(stop)));
+    const auto request = fmt::format("POST {}", target);
+    return about(wire::read_done(request, answer.status, answer.body, answer.sent), deadline);
+  }
+
+  /// What was read of an answer, its error with whose it is. A server with --admin-api-key rejects the API key for
+  /// whatever changes it and answers as if that were wrong: whether it is, an ordinary route tells.
+  template <class T>
+  Result<T> about(Result<T> read, Deadline deadline) const {
+    if (read) return read;
+    auto error = read.error().within(caller_.who());
+    if (error.kind == ErrorKind::denied && is_right_elsewhere(error, deadline)) {
+      error.sentence += "; the key is accepted where the API key suffices, so the server was started with "
+                        "--admin-api-key: name the file of that one as admin_key_file";
+      for (auto& [name, value] : error.facts)
+        if (name == "key") value = "admin_required";
+    }
     return std::unexpected(std::move(error));
   }
 
-  const std::string name_;
-  const http::Endpoint endpoint_;
-  const std::chrono::milliseconds connect_;
+  bool is_right_elsewhere(const Error& error, Deadline deadline) const {
+    const bool api_key_rejected = error.sentence.find("rejects the API key") != error.sentence.npos;
+    if (!api_key_rejected) return false;
+    const auto ping = caller_.get(wire::kPingTarget, Guard::api, deadline);
+    return ping && ping->status != 401 && ping->status != 403;
+  }
+
+  const Caller caller_;
 };
 
 }  // namespace
 
-std::unique_ptr<Engine> make_engine(std::string name, http::Endpoint endpoint, std::chrono::milliseconds connect) {
-  return std::make_unique<SglangEngine>(std::move(name), std::move(endpoint), connect);
-}
+std::unique_ptr<Engine> make_engine(Address address) { return std::make_unique<SglangEngine>(std::move(address)); }
 
 }  // namespace ckptd::fleet::sglang

@@ -1,15 +1,15 @@
-// SGLang: POST /update_weights_from_ipc, GET /ping. Requests and answers are in proto/sglang.
+// SGLang: POST /update_weights_from_ipc and what goes with it. Requests and answers are in proto/sglang.
+//
+// What SGLang does not tell: whether its memory is released (observe() never says asleep), and, before 0.5.23, whether it
+// is paused or still starting.
 #pragma once
 
-#include <chrono>
 #include <memory>
 
 #include "daemon/fleet/engine.h"
 
 namespace ckptd::fleet::sglang {
 
-/// `connect`: how long it may take to reach the server, within each call's own time.
-std::unique_ptr<Engine> make_engine(std::string name, http::Endpoint endpoint,
-                                    std::chrono::milliseconds connect = std::chrono::seconds(5));
+std::unique_ptr<Engine> make_engine(Address address);
 
 }  // namespace ckptd::fleet::sglang

@@ -85,14 +85,14 @@ void BoundSocket::look() {
   }
 }
 
-void BoundSocket::accepted(int fd) { connections_.push_back({fd, credentials_of(fd)}); }
+void BoundSocket::accepted(int fd) { connections_.push_back({fd, credentials_of(fd), 0}); }
 
 /// The event does not say whose handshake it was. With two under way at once both count: a connection too many is an
 /// error that names both, while a rank taken for a stranger could die unseen.
 void BoundSocket::greeted() {
   for (auto& connection : connections_) {
-    if (std::exchange(connection.greeted, true)) continue;
-    ++arrivals_;
+    if (connection.greeted()) continue;
+    connection.arrival = ++arrivals_;
     if (everybody_.size() < kRemembered) everybody_.push_back(connection.peer);
   }
   refresh_peers();
@@ -101,7 +101,10 @@ void BoundSocket::greeted() {
 void BoundSocket::disconnected(int fd) {
   auto gone = std::ranges::find(connections_, fd, &Connection::fd);
   if (gone == connections_.end()) return;
-  if (gone->greeted) last_gone_ = gone->peer;
+  if (gone->greeted()) {
+    last_gone_ = gone->peer;
+    last_gone_at_ = Clock::now();
+  }
   connections_.erase(gone);
   refresh_peers();
 }
@@ -109,7 +112,22 @@ void BoundSocket::disconnected(int fd) {
 void BoundSocket::refresh_peers() {
   peers_.clear();
   for (const auto& connection : connections_)
-    if (connection.greeted) peers_.push_back(connection.peer);
+    if (connection.greeted()) peers_.push_back(connection.peer);
+}
+
+bool BoundSocket::first_has_gone() const {
+  return arrivals_ >= first_arrival_ && std::ranges::find(connections_, first_arrival_, &Connection::arrival) == connections_.end();
+}
+
+bool BoundSocket::is_left_to_a_newcomer() const {
+  return peers_.size() == 1 && first_has_gone() && Clock::now() >= queue_gone_at();
+}
+
+void BoundSocket::start_over() {
+  const auto newcomer = std::ranges::find_if(connections_, &Connection::greeted);
+  if (newcomer != connections_.end()) first_arrival_ = newcomer->arrival;
+  everybody_ = peers_;
+  last_gone_.reset();
 }
 
 /// The descriptor is ZeroMQ's and may be closed by now, its number even be given to something else: so it is asked

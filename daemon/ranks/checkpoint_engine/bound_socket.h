@@ -18,6 +18,7 @@
 #include <vector>
 #include <zmq.hpp>
 
+#include "common/deadline.h"
 #include "common/result.h"
 #include "daemon/ranks/checkpoint_engine/socket_directory.h"
 #include "daemon/ranks/session.h"
@@ -39,12 +40,26 @@ class BoundSocket {
   const std::string& endpoint() const { return endpoint_; }
   const SocketDirectory& directory() const { return *directory_; }
 
+  /// How long after a disconnect messages are sure to go to those who are still there: ZeroMQ tells of it just before it
+  /// takes the connection's queue away.
+  static constexpr std::chrono::milliseconds kQueueGone{10};
+
   /// Takes note of everybody who came or went since the last call.
   void look();
   const std::vector<Peer>& peers() const { return peers_; }  ///< connected now, in the order in which they came
-  std::uint64_t arrivals() const { return arrivals_; }
+
+  // Since the start, or since the last start_over().
+  std::uint64_t arrivals() const { return arrivals_ - first_arrival_ + 1; }
   const std::vector<Peer>& everybody() const { return everybody_; }  ///< who ever was a peer
   const std::optional<Peer>& last_gone() const { return last_gone_; }
+  bool first_has_gone() const;  ///< the first who came
+
+  /// Whether all who came have gone but one who came later, long enough ago for kQueueGone.
+  bool is_left_to_a_newcomer() const;
+  /// When that may become true although nothing happens.
+  Clock::time_point queue_gone_at() const { return last_gone_at_ + kQueueGone; }
+  /// Forgets all but that one.
+  void start_over();
 
   /// False when no peer can take it now; nothing is queued for a peer that may come.
   bool send(std::string_view message);
@@ -63,7 +78,8 @@ class BoundSocket {
   struct Connection {
     int fd = -1;
     Peer peer;
-    bool greeted = false;
+    std::uint64_t arrival = 0;  ///< its number, from 1, once greeted
+    bool greeted() const { return arrival != 0; }
   };
 
   BoundSocket() = default;
@@ -82,8 +98,9 @@ class BoundSocket {
   proto::checkpoint_engine::Envelope envelope_;
   std::vector<Connection> connections_;
   std::vector<Peer> peers_, everybody_;
-  std::uint64_t arrivals_ = 0;
+  std::uint64_t arrivals_ = 0, first_arrival_ = 1;
   std::optional<Peer> last_gone_;
+  Clock::time_point last_gone_at_;
 };
 
 }  // namespace ckptd::ranks::checkpoint_engine

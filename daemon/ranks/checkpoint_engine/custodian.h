@@ -25,17 +25,21 @@
 
 namespace ckptd::ranks::checkpoint_engine {
 
+/// How long an endpoint stays bound after its rank has gone: a rank that closes right after a reply must get rid of it,
+/// or the end of its ZeroMQ context blocks for ever.
+inline constexpr std::chrono::milliseconds kStayBound{500};
+/// The same after a session that had finished when its update failed: its rank may be on its way back for another, with
+/// its garbage to be collected in between, and would find nobody.
+inline constexpr std::chrono::milliseconds kStayForReturn{5'000};
+
 /// What is known about an endpoint in custody when it is asked how long to keep it.
 struct Watch {
   Clock::time_point taken;
   Clock::time_point last_change;  ///< somebody came, replied or went
   bool anybody_came = false;
   std::size_t connected = 0;
+  std::chrono::milliseconds stay_bound = kStayBound;
 };
-
-/// How long an endpoint stays bound after its rank has gone: a rank that closes right after a reply must get rid of it,
-/// or the end of its ZeroMQ context blocks for ever.
-inline constexpr std::chrono::milliseconds kStayBound{500};
 
 /// When the endpoint is closed if nothing more happens. Never while somebody is connected.
 Clock::time_point closing_time(const Watch& watch, std::chrono::milliseconds keep_bound);
@@ -46,6 +50,7 @@ class Custodian {
     BoundSocket socket;
     OpenEndpoint open;
     std::string exception;  ///< the message, pickled
+    std::chrono::milliseconds stay_bound = kStayBound;
   };
 
   Custodian(std::chrono::milliseconds keep_bound, Waker waker);

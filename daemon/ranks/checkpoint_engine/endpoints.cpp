@@ -18,14 +18,16 @@ class WorkerEndpoints : public Endpoints {
  public:
   WorkerEndpoints(SocketDirectory directory, const Options& options, Waker waker)
       : directory_(std::make_shared<SocketDirectory>(std::move(directory))),
-        receipts_(std::make_shared<Receipts>(Receipts::Options{
-            .group = options.rank_group.empty() ? std::nullopt : std::optional(directory_->gid()),
-            .directory = options.shared_memory})),
         context_(std::make_shared<zmq::context_t>()),
-        custodian_(std::make_shared<Custodian>(options.keep_bound, std::move(waker))) {
+        shared_{.custodian = std::make_shared<Custodian>(options.keep_bound, std::move(waker)),
+                .receipts = std::make_shared<Receipts>(Receipts::Options{
+                    .group = options.rank_group.empty() ? std::nullopt : std::optional(directory_->gid()),
+                    .directory = options.shared_memory}),
+                .known_workers = std::make_shared<KnownWorkers>(),
+                .parting_wait = options.parting_wait} {
     context_->set(zmq::ctxopt::max_sockets, kMostSockets);
   }
-  ~WorkerEndpoints() override { custodian_->stop(); }
+  ~WorkerEndpoints() override { shared_.custodian->stop(); }
 
   Traits traits() const override { return WorkerSession::kTraits; }
 
@@ -35,8 +37,7 @@ class WorkerEndpoints : public Endpoints {
 
   Result<std::unique_ptr<Session>> open(std::string engine, std::string device) override try {
     auto socket = CKPTD_TRY(BoundSocket::bind(context_, directory_, random_name(SocketDirectory::kNameLength)));
-    return std::make_unique<WorkerSession>(std::move(socket), custodian_, receipts_, std::move(engine),
-                                           std::move(device));
+    return std::make_unique<WorkerSession>(std::move(socket), shared_, std::move(engine), std::move(device));
   } catch (const std::exception& error) {
     return fail(ErrorKind::io, "no endpoint for a rank could be opened: {}", error.what());
   }
@@ -50,12 +51,12 @@ class WorkerEndpoints : public Endpoints {
     directory_->remove_unused();
   }
 
-  std::vector<OpenEndpoint> in_custody() const override { return custodian_->held(); }
+  std::vector<OpenEndpoint> in_custody() const override { return shared_.custodian->held(); }
   void on_closed(std::function<void(const std::string&)> callback) override {
-    custodian_->on_closed(std::move(callback));
+    shared_.custodian->on_closed(std::move(callback));
   }
-  Result<> check_alive(Deadline deadline) const override { return custodian_->check_alive(deadline); }
-  std::vector<OpenEndpoint> drain(Deadline deadline) override { return custodian_->drain(deadline); }
+  Result<> check_alive(Deadline deadline) const override { return shared_.custodian->check_alive(deadline); }
+  std::vector<OpenEndpoint> drain(Deadline deadline) override { return shared_.custodian->drain(deadline); }
 
  private:
   /// Two sockets for each session; ZeroMQ's own bound of 1023 would be 500 ranks.
@@ -65,16 +66,15 @@ class WorkerEndpoints : public Endpoints {
     auto name = directory_->name_in(open.endpoint);
     if (!name) return fail(ErrorKind::denied, "it is not one of ours in {}", directory_->path().native());
     auto socket = CKPTD_TRY(BoundSocket::bind(context_, directory_, *name));
-    custodian_->take({std::move(socket), open, farewell(reason)});
+    shared_.custodian->take({std::move(socket), open, farewell(reason)});
     return {};
   } catch (const std::exception& error) {
     return fail(ErrorKind::io, "{}", error.what());
   }
 
   std::shared_ptr<SocketDirectory> directory_;
-  std::shared_ptr<Receipts> receipts_;
   std::shared_ptr<zmq::context_t> context_;
-  std::shared_ptr<Custodian> custodian_;
+  const Shared shared_;
 };
 
 }  // namespace

@@ -27,14 +27,14 @@ std::string farewell(const Error& reason) {
   return messages::exception(fmt::format("ckptd ended this weight update: {}", reason.sentence));
 }
 
-WorkerSession::WorkerSession(BoundSocket socket, std::shared_ptr<Custodian> custodian,
-                             std::shared_ptr<Receipts> receipts, std::string engine, std::string device)
+WorkerSession::WorkerSession(BoundSocket socket, Shared shared, std::string engine, std::string device)
     : socket_(std::move(socket)),
-      custodian_(std::move(custodian)),
-      receipts_(std::move(receipts)),
+      shared_(std::move(shared)),
       open_{socket_->endpoint(), std::move(engine), std::move(device)} {}
 
-WorkerSession::~WorkerSession() { fail(Error{ErrorKind::cancelled, "the sender gave up"}); }
+WorkerSession::~WorkerSession() {
+  if (sender_.state() != Sender::State::finished) fail(Error{ErrorKind::cancelled, "the sender gave up"});
+}
 
 Result<> WorkerSession::begin(Step step, Result<> (Sender::*sent)(), std::string message) {
   if (!socket_)
@@ -45,6 +45,9 @@ Result<> WorkerSession::begin(Step step, Result<> (Sender::*sent)(), std::string
   step_begun_ = Clock::now();
   pending_ = std::move(message);
   try {
+    // What was meant for a rank that has gone must not wait for the next one: a None would end that one's session.
+    if (step != Step::offer)
+      if (auto there = check_peers(); !there) return std::unexpected(name_culprit(there.error()));
     send_pending();
   } catch (const std::exception& error) {
     return std::unexpected(name_culprit({ErrorKind::io, fmt::format("the step could not be sent: {}", error.what())}));
@@ -62,7 +65,7 @@ Result<> WorkerSession::offer(const device::Export& memory) {
 Result<std::string> WorkerSession::offer_message(const device::Export& memory) {
   if (const auto* host = std::get_if<device::HostExport>(&memory)) return messages::offer_file(host->path, host->bytes);
   const auto& cuda = std::get<device::CudaExport>(memory);
-  hold_ = std::make_shared<WorkerHold>(CKPTD_TRY(receipts_->take()), open_.engine, open_.device);
+  hold_ = std::make_shared<WorkerHold>(CKPTD_TRY(shared_.receipts->take()), open_.engine, open_.device);
   return messages::offer_cuda(cuda.handle, cuda.bytes, hold_->receipt().file(), hold_->receipt().index());
 }
 
@@ -74,41 +77,99 @@ Result<> WorkerSession::reload(std::span<const TensorView> tensors, std::uint32_
   return {};
 }
 
-Result<> WorkerSession::release() { return begin(Step::release, &Sender::sent_release, messages::none()); }
-Result<> WorkerSession::finish() { return begin(Step::finish, &Sender::sent_finish, messages::none()); }
+Result<> WorkerSession::release() {
+  if (!may_finish_on_release()) sender_.expect_two_nones();
+  return begin(Step::release, &Sender::sent_release, messages::none());
+}
 
-Result<Session::Woken> WorkerSession::wait(std::span<const int> wakers, Deadline deadline) try {
+Result<> WorkerSession::finish() {
+  if (!std::exchange(finished_on_release_, false)) return begin(Step::finish, &Sender::sent_finish, messages::none());
+  step_ = Step::finish;
+  finish_is_due_ = true;
+  return {};
+}
+
+bool WorkerSession::may_finish_on_release() const { return !peer_ || !shared_.known_workers->take_two_nones(*peer_); }
+
+Result<Session::Woken> WorkerSession::wait(std::span<const int> wakers, Deadline deadline) {
+  if (std::exchange(finish_is_due_, false)) return Woken::acknowledged;
+  return wait_until(&WorkerSession::look, wakers, deadline);
+}
+
+Result<Session::Woken> WorkerSession::wait_again(std::span<const int> wakers, Deadline deadline) {
+  if (sender_.state() != Sender::State::finished)
+    return ckptd::fail(ErrorKind::internal, "wait for the return of a rank on {} that has not finished", open_.device);
+  return wait_until(&WorkerSession::look_for_return, wakers, deadline);
+}
+
+Result<Session::Woken> WorkerSession::wait_until(Result<bool> (WorkerSession::*look)(), std::span<const int> wakers,
+                                                 Deadline deadline) try {
   if (!socket_)
     return ckptd::fail(ErrorKind::internal, "wait after the end of the session with device {}", open_.device);
-  auto woken = wait_for_rank(wakers, deadline);
-  if (!woken) return std::unexpected(name_culprit(woken.error()));
-  return woken;
+  // Each way to be woken leads to one more look before it is returned: an acknowledgement that is here comes first.
+  bool woken = false, expired = false;
+  for (;;) {
+    auto here = (this->*look)();
+    if (!here) return std::unexpected(name_culprit(here.error()));
+    if (*here) return Woken::acknowledged;
+    if (woken) return Woken::by_waker;
+    // A rank that is parting has answered in time, and that it does is known at the end of a wait of its own.
+    const bool parting = sender_.state() == Sender::State::parting;
+    if (expired && !parting) return std::unexpected(name_culprit(timed_out()));
+    expired = deadline.passed();
+    const Deadline looks_again(looks_again_at());
+    woken = poll(wakers, parting ? looks_again : deadline.earlier(looks_again));
+  }
 } catch (const std::exception& error) {
   return std::unexpected(name_culprit({ErrorKind::io, fmt::format("its socket failed: {}", error.what())}));
 }
 
-Result<Session::Woken> WorkerSession::wait_for_rank(std::span<const int> wakers, Deadline deadline) {
-  // Each way to be woken leads to one more look before it is returned: an acknowledgement that is here comes first.
-  bool woken = false, expired = false;
-  for (;;) {
-    if (CKPTD_TRY(look())) return Woken::acknowledged;
-    if (woken) return Woken::by_waker;
-    if (expired) return std::unexpected(timed_out());
-    expired = deadline.passed();
-    woken = poll(wakers, deadline);
-  }
+/// When something is to be seen although nothing happens.
+Clock::time_point WorkerSession::looks_again_at() const {
+  if (sender_.state() == Sender::State::parting) return parting_until_;
+  if (sender_.state() == Sender::State::finished && socket_->queue_gone_at() > Clock::now())
+    return socket_->queue_gone_at();
+  return Clock::time_point::max();
 }
 
 /// Everything that has happened since the last look, in an order that lets the most telling error win: a rank that
-/// wrote its traceback and died has left the traceback to be read.
+/// wrote its traceback and died has left the traceback to be read. So has one that finished and came back at once.
 Result<bool> WorkerSession::look() {
   socket_->look();
   note_peers();
+  const bool may_leave = sender_.state() == Sender::State::releasing || sender_.state() == Sender::State::finishing;
+  if (may_leave && CKPTD_TRY(take_reply())) return true;
+  if (sender_.state() == Sender::State::parting) return take_parting();
   CKPTD_TRY(check_single_peer());
   send_pending();
-  if (CKPTD_TRY(take_reply())) return true;
+  if (!may_leave && CKPTD_TRY(take_reply())) return true;
   CKPTD_TRY(check_still_there());
   return false;
+}
+
+/// A worker before 0.4.0 closes its socket right after its acknowledgement of the first None.
+Result<bool> WorkerSession::take_parting() {
+  if (socket_->first_has_gone()) {
+    finished_on_release_ = true;
+    CKPTD_TRY(sender_.left());
+    return true;
+  }
+  CKPTD_TRY(check_single_peer());
+  if (Clock::now() < parting_until_) return false;
+  CKPTD_TRY(sender_.stayed());
+  return true;
+}
+
+Result<bool> WorkerSession::look_for_return() {
+  socket_->look();
+  CKPTD_TRY(check_same_process());
+  if (!socket_->is_left_to_a_newcomer()) return false;
+  socket_->start_over();
+  sender_ = Sender();
+  step_ = Step::offer;
+  hold_.reset();
+  memory_told_ = false;
+  return true;
 }
 
 void WorkerSession::send_pending() {
@@ -135,9 +196,29 @@ Result<bool> WorkerSession::take_reply() {
       return std::unexpected(step_ == Step::offer ? uid_hint(received.error()) : received.error());
     }
     if (hold_ && step_ == Step::offer) hold_->opened();
-    return true;
+    if (step_ == Step::finish && peer_) shared_.known_workers->took_two_nones(*peer_);
+    if (sender_.state() != Sender::State::parting) return true;
+    parting_until_ = Clock::now() + shared_.parting_wait;
+    return false;
   }
   return false;
+}
+
+Result<> WorkerSession::check_peers() {
+  socket_->look();
+  note_peers();
+  CKPTD_TRY(check_single_peer());
+  return check_still_there();
+}
+
+Result<> WorkerSession::check_same_process() const {
+  for (const auto& peer : socket_->peers())
+    if (peer_ && (peer.pid != peer_->pid || peer.uid != peer_->uid || peer.started != peer_->started))
+      return ckptd::fail(ErrorKind::peer_failed,
+                         "another process ({}) connected to this endpoint after the rank had taken all weights: look for "
+                         "two ranks on one device",
+                         show(peer));
+  return {};
 }
 
 Result<> WorkerSession::check_single_peer() const {
@@ -155,12 +236,12 @@ Result<> WorkerSession::check_single_peer() const {
 
 Result<> WorkerSession::check_still_there() const {
   if (!socket_->last_gone() || sender_.state() == Sender::State::finished) return {};
-  if (sender_.state() == Sender::State::released || sender_.state() == Sender::State::finishing)
-    return ckptd::fail(
-        ErrorKind::peer_failed,
-        "the rank ({}) went away after it had released the memory: its post hook failed or its process was "
-        "killed; a checkpoint-engine package before 0.4.0 also ends its update here, ckptd needs 0.4.0",
-        show(*socket_->last_gone()));
+  if (sender_.state() == Sender::State::releasing || sender_.state() == Sender::State::released ||
+      sender_.state() == Sender::State::finishing)
+    return ckptd::fail(ErrorKind::peer_failed,
+                       "the rank ({}) went away after the last bucket: its post hook failed or its process was killed; "
+                       "the engine's log and answer tell which",
+                       show(*socket_->last_gone()));
   return ckptd::fail(
       ErrorKind::peer_failed,
       "the rank ({}) went away: its process was killed, or its update ended with an error that it told only "
@@ -206,6 +287,8 @@ Error WorkerSession::name_culprit(const Error& error) const {
 }
 
 Error WorkerSession::timed_out() const {
+  if (sender_.state() == Sender::State::finished)
+    return {ErrorKind::timed_out, "the rank has finished its session and did not come back for another"};
   auto waited = show_seconds(std::chrono::duration<double>(Clock::now() - step_begun_).count());
   if (current_step() != Step::connect)
     return {
@@ -245,9 +328,9 @@ void WorkerSession::fail(const Error& reason) noexcept try {
   auto socket = std::move(*socket_);
   socket_.reset();
   pending_.reset();
-  bool finished = sender_.state() == Sender::State::finished;
+  const auto stay_bound = sender_.state() == Sender::State::finished ? kStayForReturn : kStayBound;
   sender_.abandon();
-  if (!finished) custodian_->take({std::move(socket), open_, farewell(reason)});
+  shared_.custodian->take({std::move(socket), open_, farewell(reason), stay_bound});
 } catch (const std::exception&) {
   socket_.reset();  // out of memory: what can still be done is to let the endpoint go
 }

@@ -47,7 +47,10 @@ Result<bool> Meeting::look(Member member) {
   std::lock_guard lock(mutex_);
   auto& seat = seats_[member];
   seat.waker.drain();
-  if (std::exchange(seat.acknowledged, false)) return true;
+  if (seat.acknowledged > 0) {
+    if (--seat.acknowledged > 0) seat.waker.wake();
+    return true;
+  }
   if (failure_) return std::unexpected(*failure_);
   return false;
 }
@@ -115,7 +118,7 @@ void Meeting::acknowledge() {
   call_.clear();
   for (auto& seat : seats_) {
     seat.arrival.reset();
-    seat.acknowledged = true;
+    ++seat.acknowledged;
   }
   wake_all();
 }

@@ -76,7 +76,7 @@ class Meeting {
   // Of the caller.
   Result<Gathered> gather(Deadline deadline, std::stop_token stop);
   void calling(std::string call);  ///< "POST /update_weights", from now until the next acknowledgement
-  void acknowledge();
+  void acknowledge();              ///< what was gathered; or, after a finish, that all may begin again
   void finished();                 ///< nobody is missed who leaves from now on
   void end(const Error& reason);   ///< the engine's failure
   void handles_were_not_opened();  ///< it refused the first handles before any worker had looked at them
@@ -89,7 +89,7 @@ class Meeting {
     Waker waker;
     std::optional<Arrival> arrival;
     std::string place = "not begun";  ///< for sentences
-    bool acknowledged = false;
+    unsigned acknowledged = 0;  ///< how often, and not yet looked at
   };
   bool all_arrived() const;
   void wake_all() const;

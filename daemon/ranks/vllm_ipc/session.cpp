@@ -125,6 +125,12 @@ Result<Session::Woken> IpcSession::wait(std::span<const int> wakers, Deadline de
   }
 }
 
+Result<Session::Woken> IpcSession::wait_again(std::span<const int> wakers, Deadline deadline) {
+  auto woken = CKPTD_TRY(wait(wakers, deadline));
+  if (woken == Woken::acknowledged) finishing_ = finished_ = false;
+  return woken;
+}
+
 Error IpcSession::timed_out() const {
   return {ErrorKind::timed_out,
           fmt::format("not done within {}: {}",

@@ -1,6 +1,8 @@
 // The part of one device in an update of a vLLM server: turns steps into what the engine is told, and waits at the
 // meeting until the engine has been called for all devices.
 //
+// A server whose draft model has weights in the checkpoint wants everything once more: then the session begins again.
+//
 // No custodian is needed: no worker waits for us. Whoever goes away leaves a server whose weight update is open, which
 // the caller closes, or the next update does.
 #pragma once
@@ -37,6 +39,7 @@ class IpcSession final : public Session {
   Result<> release() override;
   Result<> finish() override;
   Result<Woken> wait(std::span<const int> wakers, Deadline deadline) override;
+  Result<Woken> wait_again(std::span<const int> wakers, Deadline deadline) override;
   std::shared_ptr<Hold> hold() const override;
   void fail(const Error& reason) noexcept override;
   void discard() noexcept override;

@@ -15,7 +15,7 @@ namespace {
 
 namespace wire = proto::vllm::weight_transfer;
 
-wire::Answer view(const http::Response& response) { return {response.status, response.body}; }
+wire::Answer view(const Reply& reply) { return {reply.status, reply.body, reply.sent}; }
 
 class IpcTransfer final : public Transfer {
  public:
@@ -46,7 +46,7 @@ class IpcTransfer final : public Transfer {
     stop_ = ended.get_token();
     auto outcome = converse();
     if (outcome) return outcome;
-    auto error = outcome.error().within(fmt::format("engine {}", options_.engine));
+    auto error = std::move(outcome).error();
     // The sessions point to the answer, which says it all; of a wait that was too long they say it themselves.
     meeting_->end(error.kind == ErrorKind::timed_out ? error
                                                      : Error{ErrorKind::cancelled, "the engine ended this update"});
@@ -56,25 +56,41 @@ class IpcTransfer final : public Transfer {
 
  private:
   Result<std::string> converse() {
-    CKPTD_TRY(meeting_->gather(deadline_, stop_));
-    CKPTD_TRY(begin());
-    meeting_->acknowledge();
-    std::uint32_t buckets = 0;
-    for (;;) {
+    std::uint32_t calls = 0;
+    for (int round = 0;; ++round) {
+      CKPTD_TRY(meeting_->gather(deadline_, stop_));
+      if (round == 0) CKPTD_TRY(about(begin()));
+      const bool last = round == (drafts_ ? 1 : 0);
+      meeting_->acknowledge();
+      calls += CKPTD_TRY(give(round == 0 ? wire::kStartTarget : wire::kStartDraftTarget));
+      CKPTD_TRY(about(post(wire::kFinishTarget, wire::finish_body(last ? options_.weight_version : ""))));
+      open_ = false;
+      if (last) meeting_->finished();
+      meeting_->acknowledge();
+      if (last) return fmt::format("{} workers' weight update finished after {} calls", devices_.size(), calls);
+      meeting_->acknowledge();  // they may begin again
+    }
+  }
+
+  /// All buckets and the release, up to the finish.
+  Result<std::uint32_t> give(std::string_view start_target) {
+    for (std::uint32_t buckets = 0;; ++buckets) {
       const auto gathered = CKPTD_TRY(meeting_->gather(deadline_, stop_));
-      if (gathered.step != Step::reload) break;
-      if (buckets == 0) CKPTD_TRY(start());
-      CKPTD_TRY(update(gathered));
-      ++buckets;
+      if (gathered.step != Step::reload) {
+        meeting_->acknowledge();  // the release: the server lets go when it finishes
+        CKPTD_TRY(meeting_->gather(deadline_, stop_));
+        return buckets;
+      }
+      if (buckets == 0) CKPTD_TRY(about(start(start_target)));
+      CKPTD_TRY(about(update(gathered)));
       meeting_->acknowledge();
     }
-    meeting_->acknowledge();  // the release: the server lets go when it finishes
-    CKPTD_TRY(meeting_->gather(deadline_, stop_));
-    CKPTD_TRY(post(wire::kFinishTarget, wire::finish_body(options_.weight_version)));
-    open_ = false;
-    meeting_->finished();
-    meeting_->acknowledge();
-    return fmt::format("{} workers' weight update finished after {} calls", devices_.size(), buckets);
+  }
+
+  /// What was read of an answer, with whose it was. What a call itself says has that already.
+  Result<> about(Result<> read) const {
+    if (read || read.error().sentence.starts_with("engine ")) return read;
+    return std::unexpected(read.error().within(fmt::format("engine {}", options_.engine)));
   }
 
   /// Nothing that is asked or said here touches the model.
@@ -88,6 +104,8 @@ class IpcTransfer final : public Transfer {
                   "transfer to checkpoint-engine",
                   told->backend.empty() ? "without weight transfer"
                                         : fmt::format("for weight transfer by {}", told->backend));
+    if (told) CKPTD_TRY(wire::check_takes_pickles(*told));
+    drafts_ = told && told->drafts_from_checkpoint;
     // Asked for with the wrong method, a route that is there says so.
     const auto start_route = CKPTD_TRY(ask(wire::kStartTarget));
     if (start_route.status == 404) return wire::read_done(wire::kStartTarget, view(start_route));
@@ -119,15 +137,15 @@ class IpcTransfer final : public Transfer {
   }
 
   /// From the first answer to this on the model is taken apart, and only a finished update puts it together again.
-  Result<> start() {
+  Result<> start(std::string_view target) {
     open_ = true;
-    auto answer = CKPTD_TRY(call("POST", wire::kStartTarget, wire::start_body(), deadline_, stop_));
-    if (!wire::is_already_active(view(answer))) return wire::read_done(wire::kStartTarget, view(answer));
+    auto answer = CKPTD_TRY(call("POST", target, wire::start_body(), deadline_, stop_));
+    if (!wire::is_already_active(view(answer))) return wire::read_done(target, view(answer));
     // Whoever began it is gone: there is one that gives weights to a server, and that is us.
     spdlog::warn("{}: an earlier weight update was never finished in the server; it is ended before this one begins",
                  options_.engine);
     CKPTD_TRY(post(wire::kFinishTarget, wire::finish_body({})));
-    return post(wire::kStartTarget, wire::start_body());
+    return post(target, wire::start_body());
   }
 
   Result<> update(const Meeting::Gathered& bucket) {
@@ -154,22 +172,21 @@ class IpcTransfer final : public Transfer {
     return updated;
   }
 
-  Result<http::Response> call(std::string_view method, std::string_view target, std::string body, Deadline deadline,
+  Result<Reply> call(std::string_view method, std::string_view target, std::string body, Deadline deadline,
                               const std::stop_token& stop) {
     meeting_->calling(fmt::format("{} {}", method, target));
     answered_ = false;
-    auto response = send_({.method = std::string(method), .target = std::string(target), .body = std::move(body)},
-                          deadline, stop);
-    answered_ = response.has_value();
-    return response;
+    auto reply = send_(method, target, std::move(body), deadline, stop);
+    answered_ = reply.has_value();
+    return reply;
   }
 
   Result<> post(std::string_view target, std::string body) {
-    const auto response = CKPTD_TRY(call("POST", target, std::move(body), deadline_, stop_));
-    return wire::read_done(target, view(response));
+    const auto reply = CKPTD_TRY(call("POST", target, std::move(body), deadline_, stop_));
+    return wire::read_done(target, view(reply));
   }
 
-  Result<http::Response> ask(std::string_view target) { return call("GET", target, {}, deadline_, stop_); }
+  Result<Reply> ask(std::string_view target) { return call("GET", target, {}, deadline_, stop_); }
 
   /// A server whose update was started and not finished holds layers without memory, and its next request kills it
   /// (vllm-project/vllm#57854). Finishing gives each layer that got nothing its old weights back. A vLLM that has ended
@@ -186,7 +203,7 @@ class IpcTransfer final : public Transfer {
   }
 
   Result<> close_by(Deadline deadline) {
-    const auto say = [&](std::string_view target, std::string body) -> Result<http::Response> {
+    const auto say = [&](std::string_view target, std::string body) -> Result<Reply> {
       return call("POST", target, std::move(body), deadline, {});
     };
     auto answer = CKPTD_TRY(say(wire::kFinishTarget, wire::finish_body({})));
@@ -205,6 +222,7 @@ class IpcTransfer final : public Transfer {
   Deadline deadline_ = Deadline::in({});
   std::stop_token stop_;
   wire::PackedForm form_ = wire::PackedForm::at_init;
+  bool drafts_ = false;   ///< everything is given a second time, to the draft model
   bool open_ = false;     ///< the server was told to start, and not seen to finish
   bool answered_ = true;  ///< the last call
 };

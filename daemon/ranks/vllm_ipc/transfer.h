@@ -8,17 +8,26 @@
 #include <memory>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/deadline.h"
-#include "common/http_client.h"
+#include "common/result.h"
 #include "daemon/ranks/receipts/receipts.h"
 #include "daemon/ranks/transfer.h"
+#include "proto/answer/answer.h"
 
 namespace ckptd::ranks::vllm_ipc {
 
-/// Sends one request to the server, with whatever key it wants, and blocks for the answer.
-using Send = std::function<Result<http::Response>(const http::Request&, Deadline, std::stop_token)>;
+struct Reply {
+  unsigned status = 0;
+  std::string body;
+  proto::answer::Key sent = proto::answer::Key::none;
+};
+
+/// Sends one request to the server, with whatever key it wants, and blocks for the answer. Its errors say who was asked.
+using Send = std::function<Result<Reply>(std::string_view method, std::string_view target, std::string body,
+                                         Deadline deadline, std::stop_token stop)>;
 
 struct Options {
   std::string engine;

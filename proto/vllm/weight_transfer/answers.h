@@ -7,21 +7,20 @@
 #include <string_view>
 
 #include "common/result.h"
+#include "proto/answer/answer.h"
 
 namespace ckptd::proto::vllm::weight_transfer {
 
 struct Answer {
   unsigned status = 0;
   std::string_view body;
+  answer::Key sent = answer::Key::none;  ///< which key went with the request
 };
-
-/// The server's own words, cut to what a log can bear: "message", "error" or "detail" of a JSON object, else the body.
-std::string words_of(std::string_view body);
 
 /// Success for a 200. Errors, with the server's words as vendor text:
 ///   unsupported  404, 405: not in development mode, or a vLLM without this way of giving weights; weight transfer was not
 ///                configured; pickled handles are refused. Each sentence says what to start the server with
-///   denied       401, 403
+///   denied       401, 403: which key is missing or rejected
 ///   peer_failed  everything else; for a worker without a handle the sentence says what that means
 Result<> read_done(std::string_view target, Answer answer);
 
@@ -34,8 +33,13 @@ bool has_no_session(Answer answer);      ///< finish: the failed update has ende
 struct Config {
   std::string backend;         ///< "ipc", "nccl"; empty: not configured
   std::optional<bool> packed;  ///< only where the command line says it
+  std::optional<bool> takes_pickles;  ///< VLLM_ALLOW_INSECURE_SERIALIZATION; nothing: not told
+  bool drafts_from_checkpoint = false;  ///< its draft model (MTP) has weights in the model's own checkpoint
 };
 std::optional<Config> read_config(Answer answer);
+
+/// unsupported, as read_done() would say it once the model is taken apart, when the server tells that it refuses pickles.
+Result<> check_takes_pickles(const Config& config);
 
 std::optional<unsigned> read_world_size(Answer answer);  ///< of /get_world_size; nothing: not told
 

@@ -1,7 +1,7 @@
 // What is asked of a vLLM server that is given weights by its own weight transfer, CUDA IPC, packed. Pure: bytes from
 // values. docs/vllm_weight_transfer.md describes every byte and the order.
 //
-//   init -> { start -> update ... -> finish }     each a POST whose 200 is the acknowledgement of all workers
+//   init -> { start -> update ... -> finish } [ start_draft -> update ... -> finish ]     each a POST whose 200 is the acknowledgement of all workers
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@
 namespace ckptd::proto::vllm::weight_transfer {
 
 inline constexpr std::string_view kInitTarget = "/init_weight_transfer_engine", kStartTarget = "/start_weight_update";
+inline constexpr std::string_view kStartDraftTarget = "/start_draft_weight_update";
 inline constexpr std::string_view kUpdateTarget = "/update_weights", kFinishTarget = "/finish_weight_update";
 inline constexpr std::string_view kServerTarget = "/server_info?config_format=json";
 inline constexpr std::string_view kWorldTarget = "/get_world_size";

@@ -1,7 +1,7 @@
 // The local group between GPUs, which spreads by copies from device to device.
 #include "daemon/collective/local/local_group.h"
 #include "tests/contract/collective_contract.h"
-#include "tests/contract/cuda_backend.h"
+#include "tests/contract/fake_cuda_backend.h"
 
 namespace ckptd::tests {
 

@@ -3,7 +3,7 @@
 #include "daemon/assembly_natives.h"
 #include "daemon/collective/nccl/nccl_group.h"
 #include "tests/contract/collective_contract.h"
-#include "tests/contract/cuda_backend.h"
+#include "tests/contract/fake_cuda_backend.h"
 #include "tests/support/fake_nccl/fake_nccl.h"
 
 namespace ckptd::tests {

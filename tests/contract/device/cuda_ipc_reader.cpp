@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/support/fake_cuda/control.h"
+#include "tests/support/opened_cuda.h"
 
 namespace {
 

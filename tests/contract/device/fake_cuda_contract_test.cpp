@@ -1,4 +1,4 @@
-#include "tests/contract/cuda_backend.h"
+#include "tests/contract/fake_cuda_backend.h"
 #include "tests/contract/device_contract.h"
 
 namespace ckptd::tests {

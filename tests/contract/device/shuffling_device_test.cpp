@@ -17,7 +17,7 @@ bool copies_right_bytes(std::uint64_t seed, bool with_wait) {
   if (with_wait) must(across->wait(*uploaded));
   must(across->copy(memory->range().part(100, 100), memory->range().part(0, 100)));
   must(across->synchronize(patience()));
-  return bytes_at(memory->range().part(100, 100)) == bytes;
+  return HostBackend::bytes_at(memory->range().part(100, 100)) == bytes;
 }
 
 /// Two streams without any order, many copies each: the order in which they got through, as the bytes that remain.
@@ -37,7 +37,7 @@ Bytes what_remains(std::uint64_t seed) {
   must(one->wait(*join));
   shuffler.resume();
   must(one->synchronize(patience()));
-  return bytes_at(memory->range());
+  return HostBackend::bytes_at(memory->range());
 }
 
 }  // namespace

@@ -44,8 +44,13 @@ TemporaryDirectory::~TemporaryDirectory() {
 }
 
 std::unique_ptr<ranks::Endpoints> make_backend(const std::filesystem::path& directory,
-                                               std::chrono::milliseconds keep_bound, const std::string& rank_group) {
-  auto made = ranks::checkpoint_engine::make_endpoints({directory, rank_group, keep_bound});
+                                               std::chrono::milliseconds keep_bound, const std::string& rank_group,
+                                               std::chrono::milliseconds parting_wait) {
+  auto made = ranks::checkpoint_engine::make_endpoints({.directory = directory,
+                                                        .rank_group = rank_group,
+                                                        .keep_bound = keep_bound,
+                                                        .shared_memory = "/dev/shm",
+                                                        .parting_wait = parting_wait});
   if (!made) throw std::runtime_error(made.error().sentence);
   return *std::move(made);
 }
@@ -66,8 +71,12 @@ std::vector<std::byte> Memory::part(std::uint64_t offset, std::uint64_t bytes) c
   return content;
 }
 
-RankThread::RankThread(const std::string& endpoint, reference_rank::Fault fault)
-    : rank_({.pretend_cuda = true, .given_up = [this] { return given_up_.load(); }}),
+RankThread::RankThread(const std::string& endpoint, reference_rank::Fault fault, reference_rank::Options options)
+    : rank_([&] {
+        options.pretend_cuda = true;
+        options.given_up = [this] { return given_up_.load(); };
+        return std::move(options);
+      }()),
       future_(std::async(std::launch::async,
                          [this, endpoint, fault = std::move(fault)] { return rank_.update(endpoint, fault); })) {}
 

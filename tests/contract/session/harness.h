@@ -34,9 +34,13 @@ class TemporaryDirectory {
   std::filesystem::path path_;
 };
 
+/// As long as a rank of the newest dialect is watched for whether it leaves, in tests of other things.
+inline constexpr std::chrono::milliseconds kShortParting{50};
+
 std::unique_ptr<ranks::Endpoints> make_backend(const std::filesystem::path& directory,
                                                std::chrono::milliseconds keep_bound = kPatience,
-                                               const std::string& rank_group = "");
+                                               const std::string& rank_group = "",
+                                               std::chrono::milliseconds parting_wait = kShortParting);
 
 /// A memfd filled with a pattern that is different at each byte of 64 KiB.
 class Memory {
@@ -54,7 +58,8 @@ class Memory {
 /// end, because its ZeroMQ context cannot, ends the program with a message.
 class RankThread {
  public:
-  explicit RankThread(const std::string& endpoint, reference_rank::Fault fault = {});
+  explicit RankThread(const std::string& endpoint, reference_rank::Fault fault = {},
+                      reference_rank::Options options = {});
   ~RankThread();
   RankThread(const RankThread&) = delete;
   RankThread& operator=(const RankThread&) = delete;

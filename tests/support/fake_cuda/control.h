@@ -1,38 +1,12 @@
 // Handles on the library from a test program. The backend under test opens the same file, so it is the same library.
 #pragma once
 
-#include <cuda.h>
-#include <dlfcn.h>
-
-#include <cstdio>
 #include <cstdlib>
-#include <string>
 
 #include "tests/support/fake_cuda/fake_cuda.h"
+#include "tests/support/opened_cuda.h"
 
 namespace ckptd::tests {
-
-/// The functions of one libcuda that tests need beside those that the backend uses.
-class OpenedCuda {
- public:
-  explicit OpenedCuda(const std::string& path) : library_(::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) {}
-
-  bool opened() const { return library_ != nullptr; }
-
-  /// find<decltype(&cuMemcpy)>("cuMemcpy"). Ends the program if there is no such function.
-  template <class Function>
-  Function find(const char* symbol) const {
-    void* found = ::dlsym(library_, symbol);
-    if (found == nullptr) {
-      std::fprintf(stderr, "the library lacks %s\n", symbol);
-      std::abort();
-    }
-    return reinterpret_cast<Function>(found);
-  }
-
- private:
-  void* library_;
-};
 
 /// tests/support/fake_cuda, with four GPUs, the last of them divided, unless the environment says otherwise.
 class FakeCuda : public OpenedCuda {

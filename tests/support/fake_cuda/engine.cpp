@@ -1,4 +1,6 @@
 // Streams, events and the engine that does their work.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <thread>
@@ -56,7 +58,8 @@ CUresult Machine::destroy_stream(CUstream stream) {
   // Legal, and its work goes on: then nobody can tell when its memory is free.
   if (stream->queue->done != stream->queue->queued) complain(CUDA_SUCCESS, "a stream is destroyed that still has work");
   std::erase(queues_, stream->queue);
-  streams_.erase(stream);
+  stream->queue.reset();
+  former_streams_.push_back(std::move(streams_.extract(stream).mapped()));
   return CUDA_SUCCESS;
 }
 
@@ -79,7 +82,8 @@ CUresult Machine::make_event(CUevent* event, unsigned flags) {
 CUresult Machine::destroy_event(CUevent event) {
   std::lock_guard lock(mutex_);
   if (const auto code = check_event("cuEventDestroy", event); code != CUDA_SUCCESS) return code;
-  events_.erase(event);
+  event->mark.reset();
+  former_events_.push_back(std::move(events_.extract(event).mapped()));
   return CUDA_SUCCESS;
 }
 
@@ -281,7 +285,11 @@ void Machine::revive() {
   std::erase_if(streams_, [&](const auto& entry) { return dead(entry.second->queue->context); });
   std::erase_if(queues_, [&](const auto& queue) { return dead(queue->context); });
   std::erase_if(events_, [&](const auto& entry) { return dead(entry.second->context); });
-  std::erase_if(blocks_, [&](const auto& entry) { return dead(entry.second.context); });
+  std::erase_if(blocks_, [&](const auto& entry) {
+    if (!dead(entry.second.context)) return false;
+    ::close(entry.second.memfd);
+    return true;
+  });
   for (auto& context : contexts_)
     if (dead(context.get())) {
       context->dead = CUDA_SUCCESS;

@@ -6,8 +6,9 @@
 // is used after its end or in the wrong context, and that an IPC handle takes another process of this uid to the bytes.
 // What a driver would punish, often with a crash at some later time, is an error here and a complaint on stderr that
 // tests look at: unknown or freed pointers, copies out of bounds, memory unregistered twice, a copy that crosses two
-// registrations, calls without a current context or with another one's streams and events, objects
-// destroyed twice, memory unregistered under a copy.
+// registrations, calls without a current context or with another one's streams and events, objects used after their end
+// (their addresses are not given out again) or destroyed twice, memory unregistered under a copy, memory freed that another
+// process still maps.
 // What it does not prove: speed, and that NVIDIA's driver behaves as its documentation and we believe.
 //
 // Environment, read once when the library is first used:

@@ -76,7 +76,7 @@ struct Block {
   int gpu = 0;
   CUcontext context = nullptr;
   std::size_t bytes = 0;
-  int memfd = -1;        // of an allocation
+  int memfd = -1;        // of an allocation; of a mapping too, with a shared lock that tells the owner of it
   unsigned opened = 0;   // of a mapping: how often
   std::string handle;    // of a mapping: the bytes that it was opened with
 };
@@ -175,6 +175,9 @@ class Machine {
   std::map<std::uintptr_t, std::size_t> registered_;
   std::map<CUstream, std::unique_ptr<CUstream_st>> streams_;
   std::map<CUevent, std::unique_ptr<CUevent_st>> events_;
+  // Destroyed, and never freed: their addresses are not given out again, so that using one is seen.
+  std::vector<std::unique_ptr<CUstream_st>> former_streams_;
+  std::vector<std::unique_ptr<CUevent_st>> former_events_;
   std::vector<std::shared_ptr<Queue>> queues_;
   std::deque<std::pair<std::shared_ptr<Queue>, Item>> host_functions_;
   std::condition_variable host_work_;

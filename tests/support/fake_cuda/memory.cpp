@@ -1,5 +1,6 @@
 // Device memory made of memfds, IPC handles that name them, and registrations of host memory.
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -87,6 +88,9 @@ CUresult Machine::free(CUdeviceptr address) {
     complain(CUDA_SUCCESS, "memory is freed that queued copies use");
     progress_.wait_for(lock, std::chrono::seconds(10), [&] { return !in_use(address, at->second.bytes); });
   }
+  // Who maps it holds a lock on the file, until it closes the mapping or ends.
+  if (::flock(at->second.memfd, LOCK_EX | LOCK_NB) != 0)
+    complain(CUDA_SUCCESS, "memory is freed that another process still maps, which is undefined");
   ::munmap(reinterpret_cast<void*>(address), at->second.bytes);
   ::close(at->second.memfd);
   blocks_.erase(at);
@@ -151,14 +155,19 @@ CUresult Machine::open_memory(CUdeviceptr* address, const CUipcMemHandle& handle
   struct stat status {};
   const bool same = ::fstat(fd, &status) == 0 && status.st_ino == named.inode &&
                     static_cast<std::uint64_t>(status.st_size) == named.bytes;
-  void* at = same ? ::mmap(nullptr, named.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
-  ::close(fd);
-  if (at == MAP_FAILED) return CUDA_ERROR_INVALID_HANDLE;
+  // The lock tells the owner that somebody maps it; where it is refused the memory is just being freed.
+  const bool there = same && ::flock(fd, LOCK_SH | LOCK_NB) == 0;
+  void* at = there ? ::mmap(nullptr, named.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+  if (at == MAP_FAILED) {
+    ::close(fd);
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
   Block block;
   block.gpu = static_cast<int>(named.gpu);
   block.context = current();
   block.bytes = named.bytes;
   block.opened = 1;
+  block.memfd = fd;
   block.handle = bytes;
   *address = reinterpret_cast<std::uintptr_t>(at);
   blocks_.emplace(*address, std::move(block));
@@ -176,6 +185,7 @@ CUresult Machine::close_memory(CUdeviceptr address) {
     progress_.wait_for(lock, std::chrono::seconds(10), [&] { return !in_use(address, at->second.bytes); });
   }
   ::munmap(reinterpret_cast<void*>(address), at->second.bytes);
+  ::close(at->second.memfd);
   blocks_.erase(at);
   return CUDA_SUCCESS;
 }

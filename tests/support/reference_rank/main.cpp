@@ -3,6 +3,9 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -25,28 +28,38 @@ bool stdin_is_closed() {
 
 class Program {
  public:
-  explicit Program(rr::Options options) : rank_(std::move(options)) {}
+  explicit Program(const rr::Options& options) : has_draft_(options.sessions > 1), rank_(options) {}
 
   json answer(const json& request) {
     auto command = request.at("cmd").get<std::string>();
     if (command == "update") return update(request.at("endpoint"));
     if (command == "compare") return compare(request.at("checkpoint").get<std::string>());
     if (command == "state")
-      return {{"tensors", rank_.model().size()}, {"updates", rank_.updates()}, {"buckets", rank_.buckets()}};
+      return {{"tensors", rank_.model().size()},
+              {"updates", rank_.updates()},
+              {"buckets", rank_.buckets()},
+              {"sessions", rank_.sessions()}};
     if (command == "fault") return set_fault(request);
     if (command == "forget") return forget();
+    if (command == "checksums") return checksums();
     return {{"ok", false}, {"error", "unknown command " + command}};
   }
 
  private:
   json update(const std::string& endpoint) {
+    const bool swallows = fault_.kind == "swallow_post_hook";
     auto outcome = rank_.update(endpoint, std::exchange(fault_, {}));
+    if (outcome.ok) unprocessed_ = swallows;
     if (outcome.ok) return {{"ok", true}};
     return {{"ok", false}, {"error", outcome.error}};
   }
 
   json compare(const std::string& checkpoint) {
     auto comparison = rr::compare(rank_.model(), checkpoint);
+    if (comparison.difference.empty() && has_draft_) {
+      comparison = rr::compare(rank_.draft(), checkpoint);
+      if (!comparison.difference.empty()) comparison.difference = "the draft model: " + comparison.difference;
+    }
     if (!comparison.difference.empty()) return {{"equal", false}, {"difference", comparison.difference}};
     return {{"equal", true}, {"tensors", comparison.tensors}, {"bytes", comparison.bytes}};
   }
@@ -56,16 +69,39 @@ class Program {
     return {{"ok", true}};
   }
 
+  /// FNV-1a of each tensor's bytes. Weights that were not processed after loading are other weights, whatever was loaded.
+  json checksums() {
+    json sums = json::object();
+    for (const auto& [name, tensor] : rank_.model()) {
+      std::uint64_t sum = unprocessed_ ? 0x9e3779b97f4a7c15 : 0xcbf29ce484222325;
+      for (const auto byte : tensor.bytes) sum = (sum ^ std::to_integer<std::uint64_t>(byte)) * 0x100000001b3;
+      char text[17];
+      std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(sum));
+      sums[name] = text;
+    }
+    return {{"checksums", std::move(sums)}};
+  }
+
   json set_fault(const json& request) {
-    rr::Fault fault{request.at("kind"), request.value("bucket", 0u), request.value("seconds", 0.0)};
+    rr::Fault fault{request.at("kind"), request.value("bucket", 0u), request.value("seconds", 0.0),
+                    request.value("session", 0u)};
     if (!rr::Fault::is_known(fault.kind)) return {{"ok", false}, {"error", "unknown fault " + fault.kind}};
     fault_ = fault;
     return {{"ok", true}};
   }
 
+  const bool has_draft_;
   rr::Rank rank_;
   rr::Fault fault_;
+  bool unprocessed_ = false;  ///< the last post hook failed and nobody was told, as in SGLang
 };
+
+rr::Dialect dialect_named(std::string_view letter) {
+  constexpr std::string_view kLetters = "ABCD";
+  const auto at = letter.size() == 1 ? kLetters.find(letter) : kLetters.npos;
+  if (at == kLetters.npos) throw std::invalid_argument("a dialect is A, B, C or D");
+  return static_cast<rr::Dialect>(at);
+}
 
 rr::Options parse_options(int argc, char** argv) {
   rr::Options options;
@@ -78,8 +114,13 @@ rr::Options parse_options(int argc, char** argv) {
       options.pretend_cuda = true;
     else if (argument == "--device" && i + 1 < argc)
       options.device = argv[++i];
+    else if (argument == "--dialect" && i + 1 < argc)
+      options.dialect = dialect_named(argv[++i]);
+    else if (argument == "--sessions" && i + 1 < argc)
+      options.sessions = static_cast<std::uint32_t>(std::stoul(argv[++i]));
     else
-      throw std::invalid_argument("usage: reference_rank [--device HOST-0] [--acknowledge-only] [--pretend-cuda]");
+      throw std::invalid_argument(
+          "usage: reference_rank [--device HOST-0] [--dialect D] [--sessions 1] [--acknowledge-only] [--pretend-cuda]");
   }
   return options;
 }

@@ -94,6 +94,16 @@ bool is_exception(const Value& value) {
   return value.is(Kind::call) && value.items.size() == 2 && value.items[0].is_global("builtins RuntimeError");
 }
 
+/// pickle.dumps(RuntimeError(text)) in protocol 4, as pyzmq's send_pyobj has it.
+std::string pickled_runtime_error(std::string text) {
+  using namespace std::string_literals;
+  text.resize(std::min<std::size_t>(text.size(), 255));
+  const auto body = "\x8c\x08" "builtins\x94\x8c\x0c" "RuntimeError\x94\x93\x94\x8c"s + static_cast<char>(text.size()) +
+                    text + "\x94\x85\x94R\x94."s;
+  return "\x80\x04\x95"s + static_cast<char>(body.size() & 0xff) + static_cast<char>(body.size() >> 8) +
+         std::string(6, '\0') + body;
+}
+
 [[noreturn]] void raise_exception(const Value& value) {
   const auto& arguments = value.items[1].items;
   throw PythonError("RuntimeError", arguments.empty() ? "" : arguments[0].text);
@@ -184,46 +194,61 @@ bool Fault::is_known(const std::string& kind) {
   static constexpr std::array kKinds{"none",           "fail_load",    "stall",         "die",  "fail_open",
                                      "fail_post_hook", "connect_late", "connect_twice", "slow", "slow_post_hook",
                                      "keep_memory",    "unmap_late",   "count_twice",
-                                     "cached_memory"};
+                                     "cached_memory",  "leave_early",   "close_late",
+                                     "return_late",    "overlap_sessions", "swallow_post_hook"};
   return std::ranges::find(kKinds, kind) != kKinds.end();
 }
 
 class Rank::Conversation {
  public:
-  Conversation(Rank& rank, const Fault& fault)
+  Conversation(Rank& rank, const Fault& fault, Model& model)
       : rank_(rank),
         fault_(fault),
+        model_(model),
         socket_(context_, zmq::socket_type::rep),
         second_socket_(context_, zmq::socket_type::rep) {
     socket_.set(zmq::sockopt::rcvtimeo, static_cast<int>(kPatience.count()));
     second_socket_.set(zmq::sockopt::linger, 0);
   }
 
-  void hold(const std::string& endpoint) try {
-    if (fault_.kind == "connect_late") sleep();
+  void connect(const std::string& endpoint) try {
+    if (fault_.kind == "connect_late" || fault_.kind == "return_late") sleep();
     socket_.connect(endpoint);
     if (fault_.kind == "connect_twice") second_socket_.connect(endpoint);
-    open();
+  } catch (const GivenUp&) {
+    socket_.set(zmq::sockopt::linger, 0);
+    throw;
+  }
+
+  void hold() try {
+    if (dialect() != Dialect::a) open_first();
     while (!finished_) take_step();
-    if (fault_.kind == "unmap_late") {
-      sleep();
-      buffer_->close();
-    }
+    if (fault_.kind == "close_late") sleep();
+    if (dialect() == Dialect::d && fault_.kind != "unmap_late") return;
+    // The others unmap when they have closed their socket, and not before.
+    socket_.close();
+    if (fault_.kind == "unmap_late") sleep();
+    unmap();
   } catch (const GivenUp&) {
     socket_.set(zmq::sockopt::linger, 0);
     throw;
   }
 
  private:
-  void open() {
+  Dialect dialect() const { return rank_.options_.dialect; }
+
+  void open(const Value& handle) {
+    if (fault_.kind == "fail_open") throw PythonError("RuntimeError", "the fault fail_open was asked for");
+    buffer_->open(handle, rank_.options_.device);
+    if (fault_.kind == "cached_memory") buffer_->count_at_once();
+    send("");
+  }
+
+  void open_first() {
     try {
-      auto handle = receive();
-      if (fault_.kind == "fail_open") throw PythonError("RuntimeError", "the fault fail_open was asked for");
-      buffer_->open(handle, rank_.options_.device);
-      if (fault_.kind == "cached_memory") buffer_->count_at_once();
-      send("");
+      open(receive());
     } catch (const PythonError& error) {
-      send(error.traceback());
+      answer(error);
       receive_bytes();  // an acknowledgement of the traceback, of any content
       throw;
     }
@@ -233,29 +258,43 @@ class Rank::Conversation {
     auto payload = receive();
     if (released_) {
       if (!payload.is(Kind::none)) throw PythonError("AssertionError", "Should not receive any payload after released");
-      if (fault_.kind == "fail_post_hook") throw PythonError("RuntimeError", "the fault fail_post_hook was asked for");
-      if (fault_.kind == "slow_post_hook") sleep();
-      send("");
-      finished_ = true;
-    } else if (payload.is(Kind::none)) {
-      release();
-      released_ = true;
-      send("");
-    } else if (payload.is(Kind::list)) {
-      load_and_answer(payload);
-    } else if (is_exception(payload)) {
-      raise_exception(payload);
-    } else {
-      throw PythonError("TypeError", "Unexpected payload type");
+      return finish();
     }
+    if (payload.is(Kind::none)) return dialect() == Dialect::d ? release() : finish();
+    if (dialect() == Dialect::a && payload.is(Kind::tuple)) return open(payload);
+    if (payload.is(Kind::list)) return load_and_answer(payload);
+    if (dialect() == Dialect::a) throw PythonError("AssertionError", "");
+    if (is_exception(payload)) raise_exception(payload);
+    throw PythonError("TypeError", "Unexpected payload type");
   }
 
-  /// keep_memory is a model with a parameter that is a view of the buffer; unmap_late is a worker that unmaps when it has
-  /// sent its last word.
+  void finish() {
+    if (fault_.kind == "fail_post_hook") throw PythonError("RuntimeError", "the fault fail_post_hook was asked for");
+    if (fault_.kind == "slow_post_hook") sleep();
+    send("");
+    finished_ = true;
+  }
+
   void release() {
+    if (fault_.kind != "unmap_late") unmap();
+    released_ = true;
+    send("");
+    if (fault_.kind == "leave_early") throw PythonError("KeyboardInterrupt", "");
+  }
+
+  /// keep_memory is a model with a parameter that is a view of the buffer; unmap_late is a worker that unmaps a while after
+  /// it has sent its last word.
+  void unmap() {
+    if (!buffer_) return;
     if (fault_.kind == "count_twice") buffer_->counts = 2;
     if (fault_.kind == "keep_memory") rank_.kept_.push_back(std::move(buffer_));
-    if (buffer_ && fault_.kind != "unmap_late") buffer_->close();
+    if (buffer_) buffer_->close();
+  }
+
+  /// As the dialect tells of an error; the first one tells nothing.
+  void answer(const PythonError& error) {
+    if (dialect() == Dialect::a) throw error;
+    send(dialect() == Dialect::b ? pickled_runtime_error(error.what()) : error.traceback());
   }
 
   /// An error is answered and not raised: all ranks are to leave by the sender's exception.
@@ -264,7 +303,7 @@ class Rank::Conversation {
     load(list);
     send("");
   } catch (const PythonError& error) {
-    send(error.traceback());
+    answer(error);
   }
 
   void load(const Value& list) {
@@ -285,7 +324,7 @@ class Rank::Conversation {
     for (const auto& extent : item.at("shape").items) shape.push_back(extent.integer);
     auto bytes = view_of(content, *type, shape, item.at("offset").integer);
     if (rank_.options_.acknowledge_only) return;
-    rank_.model_[item.at("name").text] = {std::string(type->torch_name), shape, {bytes.begin(), bytes.end()}};
+    model_[item.at("name").text] = {std::string(type->torch_name), shape, {bytes.begin(), bytes.end()}};
   }
 
   Value receive() {
@@ -315,7 +354,8 @@ class Rank::Conversation {
   }
 
   Rank& rank_;
-  const Fault& fault_;
+  const Fault fault_;
+  Model& model_;
   zmq::context_t context_;  // terminated last, which waits until the socket's last reply has been delivered
   zmq::socket_t socket_, second_socket_;
   std::unique_ptr<Buffer> buffer_ = std::make_unique<Buffer>(rank_.options_.pretend_cuda);
@@ -328,11 +368,22 @@ Rank::~Rank() = default;
 
 void Rank::forget() {
   model_.clear();
+  draft_.clear();
   kept_.clear();
 }
 
 Outcome Rank::update(const std::string& endpoint, const Fault& fault) try {
-  Conversation(*this, fault).hold(endpoint);
+  std::unique_ptr<Conversation> before;
+  for (std::uint32_t session = 0; session < options_.sessions; ++session) {
+    auto now = std::make_unique<Conversation>(*this, session == fault.session ? fault : Fault{},
+                                              session == 0 ? model_ : draft_);
+    now->connect(endpoint);
+    if (fault.kind == "overlap_sessions") std::this_thread::sleep_for(100ms);
+    before.reset();
+    now->hold();
+    ++sessions_;
+    if (fault.kind == "overlap_sessions") before = std::move(now);
+  }
   ++updates_;
   return {true, {}};
 } catch (const PythonError& error) {

@@ -194,7 +194,7 @@ TEST_CASE("the end of the daemon ends the making of communicators") {
   fake_nccl_fail_later("ncclCommInitRankConfig", 1, kNever);
   std::thread other([&] {
     wait_for([] { return fake_nccl_calls("ncclCommGetAsyncError") > 3; });
-    house.groups->close();
+    house.groups->close(Deadline::in(60s));
   });
   const Watch watch;
   const auto made = house.groups->make_group(house.all, house.names);
@@ -203,6 +203,53 @@ TEST_CASE("the end of the daemon ends the making of communicators") {
   CHECK(made.error().kind == ErrorKind::unavailable);
   CHECK(watch.within(10s));
   CHECK_FALSE(house.groups->make_group(house.all, house.names));
+}
+
+TEST_CASE("an end by a deadline is held up by no NCCL that hangs, whatever the patience is") {
+  House house({.start = 20s, .drain = 20s, .stuck = 20s});
+  house.hung_for_ever = true;
+  house.update();
+  House::standing.given_up = 0;
+  SECTION("a call that does not return, nor does the abort") {
+    fake_nccl_hang("ncclGroupEnd", 1, 1);
+    fake_nccl_hang("ncclCommAbort", 1, 1);
+  }
+  SECTION("a call that returns when it is aborted") { fake_nccl_hang("ncclGroupEnd", 1, 0); }
+  SECTION("a broadcast that never gets done, and an abort that does not return") {
+    fake_nccl_fail_later("ncclBroadcast", 1, kNever);
+    fake_nccl_hang("ncclCommAbort", 1, 1);
+  }
+  auto members = house.make();
+  const auto broadcasts = fake_nccl_calls("ncclBroadcast");
+  const Watch watch;
+  std::thread end([&] {
+    wait_for([&] { return fake_nccl_calls("ncclBroadcast") >= broadcasts + House::kDevices; });
+    house.groups->close(Deadline::in(400ms));
+  });
+  // Nobody tells these lanes that the daemon ends: their deadline is a minute away.
+  for (const auto& outcome : house.run(members, [&](Member& member) { return house.spread(member, 0, std::byte{1}); }))
+    CHECK_FALSE(outcome);
+  end.join();
+  members.clear();
+  house.groups.reset();
+  CHECK(watch.within(5s));
+  House::standing.given_up = 0;
+  fake_nccl_release();
+  wait_for([] { return fake_nccl_hanging() == 0; });
+}
+
+TEST_CASE("several sets end side by side") {
+  House house({.start = 20s, .drain = 600ms, .stuck = 600ms});
+  house.hung_for_ever = true;
+  auto one = house.make(), other = house.make();
+  fake_nccl_fail_later("ncclCommFinalize", 1, kNever);  // each of the two
+  fake_nccl_fail_later("ncclCommFinalize", 4, kNever);
+  one.clear();
+  other.clear();
+  const Watch watch;
+  house.groups.reset();
+  CHECK(watch.within(2s));
+  wait_for([] { return fake_nccl_communicators() == 0; });
 }
 
 TEST_CASE("queued broadcasts go on after an abort, as long as they get on") {

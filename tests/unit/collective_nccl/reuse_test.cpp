@@ -41,6 +41,25 @@ TEST_CASE("other devices, or the same in another order, are another set") {
   CHECK(house.groups->idle() == 2);
 }
 
+TEST_CASE("what waits for its next group is let go when somebody asks, in order, and made anew") {
+  House house;
+  CHECK(house.groups->drop_idle() == 0);
+  house.update();
+  {
+    const auto lent = house.make();  // not idle, so it stays
+    CHECK(house.groups->drop_idle() == 0);
+  }
+  CHECK(house.groups->drop_idle() == 1);
+  CHECK(house.groups->drop_idle() == 0);
+  CHECK(house.groups->idle() == 0);
+  wait_for([] { return fake_nccl_communicators() == 0; });
+  CHECK(fake_nccl_calls("ncclCommFinalize") == House::kDevices);
+  CHECK(fake_nccl_calls("ncclCommDestroy") == House::kDevices);
+  CHECK(fake_nccl_calls("ncclCommAbort") == 0);
+  house.update();
+  CHECK(house.groups->epochs() == 2);
+}
+
 TEST_CASE("two groups of the same devices at once do not share, and one set is kept") {
   House house;
   auto one = house.make();

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <thread>
@@ -104,3 +105,13 @@ TEST_CASE("a process whose first thread has ended still holds its memory") {
   CHECK(goes_within(process, 10s));
 }
 #endif
+
+TEST_CASE("the family of a process is itself and what it started") {
+  Child child;
+  const auto ours = with_descendants(process_with(::getpid()));
+  CHECK(ours.front().pid == ::getpid());
+  CHECK(std::ranges::find(ours, process_with(child.pid())) != ours.end());
+  const auto childs = with_descendants(process_with(child.pid()));
+  CHECK(childs == std::vector{process_with(child.pid())});
+  CHECK(with_descendants({.pid = 12, .started = 3}, "/nowhere").size() == 1);
+}

@@ -98,6 +98,8 @@ kind = "sglang"
 endpoint = "unix:/run/sglang.sock"
 checkpoint = "Qwen/Qwen3-8B"
 devices = ["HOST-0", "HOST-1"]
+api_key_file = "/etc/ckptd/api.key"
+admin_key_file = "/etc/ckptd/admin.key"
 )";
 
 void check_whole(const Config& config) {
@@ -165,6 +167,8 @@ void check_whole(const Config& config) {
   CHECK(config.engines[0].endpoint == "unix:/run/sglang.sock");
   CHECK(config.engines[0].checkpoint == "Qwen/Qwen3-8B");
   CHECK(config.engines[0].devices == std::vector<std::string>{"HOST-0", "HOST-1"});
+  CHECK(config.engines[0].api_key_file == "/etc/ckptd/api.key");
+  CHECK(config.engines[0].admin_key_file == "/etc/ckptd/admin.key");
 }
 
 TEST_CASE("every key of a file arrives") {
@@ -278,6 +282,8 @@ TEST_CASE("wrong values are refused with file, line, column and key") {
            {"[[engine]]\nname = \"e\"\ncheckpoint = \"m@1\"", "m@1"},
            {"[[engine]]\nname = \"e\"\nendpoint = \"\"", "engine.endpoint"},
            {"[[engine]]\nname = \"e\"\ndevices = [\"HOST-0\", \"HOST-0\"]", "HOST-0"},
+           {"[[engine]]\nname = \"e\"\napi_key_file = \"sk-1\"", "engine.api_key_file"},
+           {"[[engine]]\nname = \"e\"\nadmin_key_file = 7", "engine.admin_key_file"},
            {"a = ", ":1:"},
            {"store.budget = \"1GiB\"\nstore.budget = \"1GiB\"", ":2:"},
            {"x = \"\xff\"", ":1:"},
@@ -296,6 +302,8 @@ TEST_CASE("unknown keys are refused with the nearest one") {
   CHECK(contains(refusal_of("[stroe]\nbudget = \"1GiB\""), "'store'"));
   CHECK(contains(refusal_of("run_time_dir = \"/run\""), "'runtime_dir'"));
   CHECK(contains(refusal_of("[timeouts]\nconnection = \"1s\""), "timeouts.connect"));
+  // A key in place of the path to its file must not get into a log.
+  CHECK_FALSE(contains(refusal_of("[[engine]]\nname = \"e\"\napi_key_file = \"sk-secret\""), "sk-secret"));
   CHECK(contains(refusal_of("[[engines]]\nname = \"e\""), "'engine'"));
   CHECK(contains(refusal_of("[[engine]]\nnames = \"e\""), "'name'"));
   CHECK(contains(refusal_of("[store.budget]\nvalue = 1"), "store.budget"));

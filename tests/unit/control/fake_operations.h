@@ -92,9 +92,9 @@ class FakeOperations final : public operations::Operations {
   Result<api::Version> set_kept(const std::string& name, const std::string& version, bool kept) override {
     return answer(fmt::format("set_kept {}@{} {}", name, version, kept), version_named(name, version));
   }
-  std::uint64_t trim() override {
+  api::Trimmed trim() override {
     note("trim");
-    return 4096;
+    return {.bytes = 4096, .communicators = 2};
   }
   std::vector<api::Job> jobs() const override {
     note("jobs");

@@ -108,6 +108,7 @@ TEST_CASE("lists are objects with one member") {
   CHECK(ask(operations, to("GET", "/v1/jobs")).json["jobs"].size() == 1);
   CHECK(ask(operations, to("GET", "/v1/engines")).json["engines"][0]["name"] == "e");
   CHECK(ask(operations, to("POST", "/v1/store/trim")).json["bytes"] == 4096);
+  CHECK(ask(operations, to("POST", "/v1/store/trim")).json["communicators"] == 2);
   auto unknown = ask(operations, to("GET", "/v1/checkpoints/nobody"));
   CHECK(unknown.status == 404);
   CHECK(contains(sentence(unknown), "nobody"));

@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
 #include "ctl/source_uri.h"
 
@@ -92,6 +93,29 @@ TEST_CASE("update") {
         std::string::npos);
 }
 
+TEST_CASE("engine add takes the files of keys, and tells who writes the key itself") {
+  const std::vector<const char*> words{"engine", "add", "e0", "--kind", "vllm", "--endpoint", "unix:/e", "--checkpoint", "a"};
+  auto with = [&](std::initializer_list<const char*> more) {
+    auto all = words;
+    all.insert(all.end(), more);
+    return all;
+  };
+  const auto here = std::filesystem::current_path();
+  std::ofstream(here / "ckptctl-test.key") << "k";
+  const auto add = command<AddEngine>(
+      with({"--api-key-file", "./ckptctl-test.key", "--admin-key-file", CKPTCTL_MANUAL}));
+  CHECK(add.request.api_key_file == (here / "ckptctl-test.key").string());
+  CHECK(add.request.admin_key_file == CKPTCTL_MANUAL);
+  std::filesystem::remove(here / "ckptctl-test.key");
+  for (const auto* option : {"--api-key-file", "--admin-key-file"}) {
+    const auto refused = parse(with({option, "sk-secret"}));
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().sentence.find(option) != std::string::npos);
+    CHECK(refused.error().sentence.find("path of a file") != std::string::npos);
+    CHECK(refused.error().sentence.find("sk-secret") == std::string::npos);
+  }
+}
+
 TEST_CASE("engine add") {
   auto add = command<AddEngine>({"engine", "add", "e0", "--kind", "sglang", "--endpoint", "unix:/run/e.sock",
                                  "--checkpoint", "Qwen/Qwen3-8B", "--devices", "HOST-0,HOST-1", "--devices", "HOST-2"});
@@ -101,6 +125,7 @@ TEST_CASE("engine add") {
   CHECK(add.request.checkpoint == "Qwen/Qwen3-8B");
   CHECK(add.request.devices == std::vector<std::string>{"HOST-0", "HOST-1", "HOST-2"});
   CHECK_FALSE(parse({"engine", "add", "e0", "--kind", "sglang", "--checkpoint", "a"}));
+  CHECK(add.request.api_key_file.empty());
 }
 
 TEST_CASE("watch") {

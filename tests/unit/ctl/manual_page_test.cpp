@@ -1,9 +1,11 @@
 // The table in ckptctl(1) is that of the code: what an operator's script relies on cannot drift from what it gets.
+#include <array>
 #include <catch2/catch.hpp>
 #include <set>
 #include <sstream>
 
 #include "common/files.h"
+#include "ctl/command_line.h"
 #include "proto/control/outcome.h"
 
 namespace ckptd::ctl {
@@ -35,6 +37,22 @@ TEST_CASE("the manual page prints the table of exit codes and statuses") {
     rows.insert(
         fmt::format("{}|{}|{}|{}", outcome.exit_code, outcome.http_status, name_of(outcome.kind), outcome.meaning));
   CHECK(rows_of_page(*page) == rows);
+}
+
+TEST_CASE("the manual pages, the configuration's and this program's help name every kind of engine") {
+  for (const auto* file : {CKPTCTL_MANUAL, CKPTD_TOML_MANUAL, CKPTD_CONFIGURATION, CKPTD_OPENAPI}) {
+    auto text = read_small_file(file);
+    INFO(file);
+    REQUIRE(text);
+    for (const auto kind : api::kEngineKinds) {
+      INFO(kind);
+      CHECK(text->find(kind) != std::string::npos);
+    }
+  }
+  const std::array<const char*, 4> words{"ckptctl", "engine", "add", "--help"};
+  const auto help = parse_command_line(static_cast<int>(words.size()), words.data());
+  REQUIRE(help);
+  for (const auto kind : api::kEngineKinds) CHECK(help->text.find(kind) != std::string::npos);
 }
 
 TEST_CASE("every kind of error stands in the table, with an exit code of its own") {

@@ -140,6 +140,21 @@ TEST_CASE("every command asks the right thing and exits with 0, as text and as J
   }
 }
 
+TEST_CASE("trim says what was given back, and communicators where there were some") {
+  json answer{{"bytes", 5 << 20}, {"communicators", 1}};
+  FakeDaemon daemon([&](const Asked&) { return Reply{200, answer.dump()}; });
+  CHECK(run_ctl(against(daemon, {"trim"})).out ==
+        "5.00 MiB given back to the system\n1 set of NCCL communicators let go; the next update of those GPUs makes them anew\n");
+  answer["communicators"] = 2;
+  CHECK(holds(run_ctl(against(daemon, {"trim"})).out, "2 sets of NCCL communicators let go"));
+  for (const auto& without : {json{{"bytes", 0}, {"communicators", 0}}, json{{"bytes", 0}}}) {  // also of an older daemon
+    answer = without;
+    CHECK(run_ctl(against(daemon, {"trim"})).out == "0 B given back to the system\n");
+  }
+  answer = {{"bytes", 0}, {"communicators", "x"}};
+  CHECK(run_ctl(against(daemon, {"trim"})).exit_code != 0);
+}
+
 TEST_CASE("a trace goes into a file, as JSON and as a page, and a file that cannot be written is told") {
   FakeDaemon daemon([](const Asked& asked) {
     if (asked.target.ends_with("/trace")) return Reply{200, R"({"traceEvents":[],"otherData":{"job":"load-1"}})"};

@@ -29,7 +29,7 @@ api::JobRecord update_record() {
   push.steps = {{"arena", 0.25, 0, 0, {}}, {"push", 2.5, 0, 0, {}}};
   for (const auto* device : {"GPU-11111111-2222-3333-4444-555555555555", "GPU-66666666-7777-8888-9999-aaaaaaaaaaaa"}) {
     api::LaneRecord lane{.device = device, .pid = 47, .bytes = 1'000'000'000, .bounded_by = "reload"};
-    lane.stages = {{"connect", 0.1, 0, 0, {}}, {"upload", 0.5, 1'000'000'000, 2e9, 0.44}, {"reload", 2.1, 1'000'000'000, 4.8e8, {}}};
+    lane.stages = {{"connect", 0.1, 0, 0, {}}, {"upload", 0.5, 1'000'000'000, 2e9, 4.54e9, 0.44}, {"reload", 2.1, 1'000'000'000, 4.8e8, {}}};
     push.lanes.push_back(lane);
   }
   push.slowest = {{"GPU-11111111-2222-3333-4444-555555555555", "reload", 3, 64 << 20, 0.7}};
@@ -43,7 +43,7 @@ TEST_CASE("a record says what bounded the update, how fast each stage was, and a
   const auto text = show_record(update_record(), {});
   for (const auto* part : {"engine sglang-0 succeeded", "reload: the rank on GPU-1 (pid 47) was loading weights, 2.10 s of 2.90 s",
                            "954 MiB to each of 2 devices", "16 buckets of up to 64.0 MiB in 31 copy runs, arena 128 MiB, independent",
-                           "44 %", "2.00 GB/s", "72 %", "bucket 3", "arena 250 ms", "ckptctl probe"})
+                           "44 %", "2.00 GB/s", "4.54 GB/s", "72 %", "bucket 3", "arena 250 ms", "ckptctl probe"})
     CHECK(holds(text, part));
 }
 
@@ -94,7 +94,7 @@ TEST_CASE("names in a record cannot drive the terminal") {
 TEST_CASE("a load's record shows disk against page cache") {
   api::LoadRecord load{.seconds = 2, .bytes = 3 << 20, .bounded_by = "storage", .because = "reading from storage"};
   load.shares = {{"storage", 1.5, ""}, {"open", 0.5, ""}};
-  load.stages = {{"read", 1.5, 3 << 20, 2e6, {}}, {"hash", 1, 3 << 20, 3e6, 0.4}};
+  load.stages = {{"read", 1.5, 3 << 20, 2e6, {}}, {"hash", 1, 3 << 20, 3e6, 7.5e6, 0.4}};
   load.storage_bytes = 2 << 20;
   load.page_cache_bytes = 1 << 20;
   const auto text = show_record({.job = "load-1", .kind = "load", .state = "succeeded", .seconds = 2, .engines = {}, .load = load, .notes = {}}, {});

@@ -151,6 +151,8 @@ TEST_CASE("status tells all that an operator asks for") {
   status.devices = {{"HOST-0", "host", 5 * kGiB, 0, kGiB}, {"HOST-1", "host", 5 * kGiB, 2 * kGiB, 0}};
   status.devices[1].quarantined_bytes = 3 * kGiB;
   status.devices[1].quarantine = {{3 * kGiB, "e0", {4711}, "the rank has not unmapped the memory", {}}};
+  status.devices.push_back({"GPU-7", "cuda"});
+  status.devices[2].lost = api::LostDevice{{}, "GPU-7: copy failed; restart ckptd", "CUDA_ERROR_X (1)"};
   status.running_jobs = {"load-3"};
   status.in_custody = {"HOST-1 of e0"};
   status.warnings = {"gt: no fallback while load-3 runs"};
@@ -159,7 +161,7 @@ TEST_CASE("status tells all that an operator asks for") {
   for (const char* part :
        {"0.1.0", "pid 77", "NOT READY", "preload gt@1 is loading", "8.00 GiB budget", "3.00 GiB lent", "1.00 GiB idle",
         "4.00 GiB not claimed", "2.00 GiB locked", "2.00 GiB NOT locked", "HOST-0", "1.00 GiB kept for the next update", "2.00 GiB in updates",
-        "3.00 GiB in QUARANTINE", "pid 4711 of engine e0 may still map it", "not unmapped", "ckptctl engine add",
+        "3.00 GiB in QUARANTINE", "GPU-7  cuda, LOST", "ago: GPU-7: copy failed; restart ckptd (CUDA_ERROR_X (1))", "pid 4711 of engine e0 may still map it", "not unmapped", "ckptctl engine add",
         "ckptctl job watch load-3", "HOST-1 of e0", "no fallback while load-3", "prefaulting: 3.00 GiB of 8.00 GiB"})
     CHECK(holds(text, part));
   status.lent_bytes = 100 * kGiB;  // more than the budget: no arithmetic below zero

@@ -55,7 +55,7 @@ TEST_CASE("devices can be chosen, in the order of the choice") {
   options.devices = {kGpu0, "GPU-12345678-0000-0000-0000-000000000000"};
   auto missing = make_cuda_devices(options);
   REQUIRE_FALSE(missing);
-  CHECK(missing.error().kind == ErrorKind::not_found);
+  CHECK(missing.error().kind == ErrorKind::invalid_argument);
   says(missing.error(), "GPU-12345678");
   says(missing.error(), kGpu1);
   options.devices = {kGpu0, kGpu0};

@@ -37,6 +37,7 @@ TEST_CASE("an error that loses the context fences its device, whichever call sho
   const auto code = GENERATE(CUDA_ERROR_ILLEGAL_ADDRESS, CUDA_ERROR_ECC_UNCORRECTABLE);
   {
     House house;
+    CHECK_FALSE(house.devices[0]->lost());
     fake->fail(call.c_str(), 1, code, 0);
     std::vector<std::byte> more(4096);
     const auto use_all = [&]() -> Result<> {
@@ -57,6 +58,12 @@ TEST_CASE("an error that loses the context fences its device, whichever call sho
     says(first.error(), kGpu0);
     says(first.error(), "restart");
     says(first.error(), std::to_string(static_cast<int>(code)));
+    const auto lost = house.devices[0]->lost();
+    REQUIRE(lost);
+    CHECK(lost->error.sentence == first.error().sentence);
+    CHECK_FALSE(lost->error.vendor.empty());
+    CHECK(std::chrono::system_clock::now() - lost->since < 60s);
+    CHECK_FALSE(house.devices[1]->lost());
     auto again = house.devices[0]->allocate(1);
     REQUIRE_FALSE(again);
     CHECK(again.error().sentence == first.error().sentence);

@@ -254,7 +254,7 @@ TEST_CASE("a damaged file is named with its byte and left alone") {
   CHECK(contains(journal.error().sentence, "byte 37"));
   CHECK(content_of(folder / "state.json") == damaged);
 
-  put(folder / "state.json", R"({"format":2})");
+  put(folder / "state.json", R"({"format":3})");
   auto newer = Journal::open(folder);
   REQUIRE_FALSE(newer);
   CHECK(newer.error().kind == ErrorKind::unsupported);

@@ -39,9 +39,19 @@ TEST_CASE("bytes that are not UTF-8 do not keep a state from being written") {
 }
 
 TEST_CASE("a newer format is refused by its number, whatever else it holds") {
-  auto error = error_of(R"({"format":2,"shelves":[]})");
+  auto error = error_of(R"({"format":3,"shelves":[]})");
   CHECK(error.kind == ErrorKind::unsupported);
-  CHECK(contains(error.sentence, "2"));
+  CHECK(contains(error.sentence, "3"));
+}
+
+TEST_CASE("what format 1 wrote is read, and written as format 2") {
+  const auto read = from_json(R"({"format":1,"updates":[],"in_custody":[],"engines":[{"name":"sglang-0","kind":"sglang",
+      "endpoint":"http://127.0.0.1:30000","checkpoint":"m","devices":["HOST-0"],"poisoned":""}]})");
+  REQUIRE(read);
+  REQUIRE(read->engines.size() == 1);
+  CHECK(read->engines[0].api_key_file.empty());
+  CHECK(read->engines[0].admin_key_file.empty());
+  CHECK(contains(to_json(*read), "\"format\": 2"));
 }
 
 TEST_CASE("what is not of this format is refused by its place") {

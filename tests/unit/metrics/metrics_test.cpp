@@ -218,6 +218,9 @@ TEST_CASE("versions and engines have series while they are there, with any name 
   device.kept_arena_bytes = 7;
   device.quarantined_bytes = 8;
   status.devices = {device};
+  device.uuid = "GPU-2";
+  device.lost = api::LostDevice{};
+  status.devices.push_back(device);
   auto gone = testing::version_named("m", "1");
   gone.state = "evicted";
   auto there = testing::version_named("m", "2");
@@ -226,7 +229,11 @@ TEST_CASE("versions and engines have series while they are there, with any name 
   std::map<std::string, prometheus::MetricFamily> families;
   for (auto& family : metrics::state_families(status, {gone, there}, status.started + std::chrono::seconds(5)))
     families[family.name] = family;
-  REQUIRE(families["ckptd_arena_bytes"].metric.size() == 3);
+  REQUIRE(families["ckptd_device_lost"].metric.size() == 2);
+  CHECK(families["ckptd_device_lost"].metric[0].gauge.value == 0);
+  CHECK(families["ckptd_device_lost"].metric[1].gauge.value == 1);
+  CHECK(families["ckptd_device_lost"].metric[1].label[0].value == "GPU-2");
+  REQUIRE(families["ckptd_arena_bytes"].metric.size() == 6);
   CHECK(families["ckptd_arena_bytes"].metric[0].gauge.value == 0);
   CHECK(families["ckptd_arena_bytes"].metric[1].gauge.value == 7);
   CHECK(families["ckptd_arena_bytes"].metric[2].gauge.value == 8);

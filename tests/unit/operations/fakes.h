@@ -14,6 +14,7 @@
 
 #include "daemon/fleet/engine.h"
 #include "daemon/ranks/endpoints.h"
+#include "daemon/ranks/transfer.h"
 #include "tests/support/fake_hold.h"
 
 namespace ckptd::tests {
@@ -52,12 +53,27 @@ class FakeEndpoints final : public ranks::Endpoints {
   std::function<void(const std::string&)> callback_;
 };
 
+/// Sessions at which nobody connects: who calls the engine ends when they have finished.
+class FakeTransfer final : public ranks::Transfer {
+ public:
+  explicit FakeTransfer(FakeEndpoints& endpoints) : endpoints_(endpoints) {}
+  ranks::Traits traits() const override { return {.gapless = true}; }
+  Result<> check_carriable(const weights::Manifest&) const override { return {}; }
+  Result<std::unique_ptr<ranks::Session>> open(std::string engine, std::string device) override;
+  Result<std::string> run(std::chrono::milliseconds timeout, std::stop_token stop) override;
+
+ private:
+  FakeEndpoints& endpoints_;
+  int sessions_ = 0;
+};
+
 /// Answers when its ranks have finished, as a real one does, or as it is told.
 class FakeEngine final : public fleet::Engine {
  public:
   struct Behaviour {
     std::atomic<bool> refuses = false, early_success = false, never_answers = false, gone = false;
-    std::atomic<int> calls = 0;
+    std::atomic<int> calls = 0, described = 0;
+    std::string weight_transfer;  ///< what it tells that it offers
     std::mutex mutex;
     fleet::UpdateCall last_call;
   };
@@ -70,6 +86,7 @@ class FakeEngine final : public fleet::Engine {
   Result<std::string> call_update(const fleet::UpdateCall& call, std::chrono::milliseconds timeout,
                                   std::stop_token stop) override;
   Result<fleet::Observation> observe(std::chrono::milliseconds timeout) override;
+  Result<fleet::Description> describe(std::chrono::milliseconds timeout) override;
 
  private:
   std::shared_ptr<Behaviour> behaviour_;

@@ -54,10 +54,10 @@ struct House {
     options.prefetch.throttle = throttle;
     operations = operations::make_operations(
         {*catalogue, *store, *jobs, *journal, endpoints, raw, collective::local::make_group,
-         [this](const std::string&, const std::string&, const std::string&) -> Result<std::unique_ptr<fleet::Engine>> {
+         [this](const journal::EngineRecord&) -> Result<std::unique_ptr<fleet::Engine>> {
            return std::make_unique<FakeEngine>(behaviour, endpoints);
          },
-         *peaks, [this] { return reread(); }},
+         *peaks, [this] { return reread(); }, {}, make_transfer},
         options);
   }
 
@@ -104,6 +104,7 @@ struct House {
     return *ended;
   }
 
+  decltype(operations::Parts::make_transfer) make_transfer;  ///< see FakeTransfer
   std::function<Result<operations::Reread>()> reread = [] { return operations::Reread{}; };  ///< what a reload finds
   Folder folder;
   std::vector<std::unique_ptr<device::Device>> devices;

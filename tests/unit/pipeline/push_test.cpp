@@ -12,105 +12,15 @@
 #include "tests/support/fake_hold.h"
 #include "tests/support/shuffling_device/seed.h"
 #include "tests/support/shuffling_device/shuffling_device.h"
-#include "tests/unit/pipeline/scripted_rank.h"
+#include "tests/unit/pipeline/bench.h"
 
 using namespace ckptd;
 using namespace ckptd::pipeline;
 using namespace std::chrono_literals;
+using tests::Bench;
 using tests::Script;
 
 namespace {
-
-constexpr std::uint64_t kSegment = 8192;
-
-/// A model with random bytes at rest, devices that shuffle, and ranks that follow scripts.
-struct Bench {
-  explicit Bench(std::uint32_t members, std::uint64_t seed = tests::seed_of_run())
-      : random(seed), shuffler(seed), members(members) {
-    INFO("seed " << seed);
-    std::uint64_t at = 100;
-    for (int i = 0; i < 40; ++i) {
-      const auto count = random() % 700;
-      const auto dtype = random() % 2 ? weights::Dtype::bf16 : weights::Dtype::f32;
-      const auto bytes = count * weights::bits_of(dtype) / 8;
-      manifest.tensors.push_back({fmt::format("t{}", i), dtype, {count}, {0, at, bytes}});
-      at += bytes;
-    }
-    manifest.files.push_back({"f", at, 100, "s"});
-    layout.emplace(manifest, kSegment);
-    rest.resize(layout->total_bytes());
-    for (auto& byte : rest) byte = static_cast<std::byte>(random());
-    for (std::uint32_t i = 0; i < members; ++i) {
-      devices.push_back(shuffler.wrap(device::host::make_host_device(i)));
-      models.push_back(std::make_shared<tests::Model>());
-    }
-    deadlines = {5s, 5s, 5s, 5s, 5s, 5s};
-  }
-
-  Result<> run(plan::FanOut fan_out, std::vector<Script> scripts, std::stop_token stop = {},
-                     std::uint64_t bucket_bytes = 4096, std::uint64_t arena_bytes = 3 * 4096) {
-    auto made = plan::make_plan(manifest, *layout, {members, arena_bytes, {bucket_bytes, 256}, fan_out});
-    REQUIRE(made);
-    plan = *made;
-    std::vector<device::Device*> raw;
-    std::vector<std::string> names;
-    for (auto& each : devices) raw.push_back(each.get()), names.push_back(each->identity().uuid);
-    std::vector<Lane> lanes(members);
-    std::vector<std::unique_ptr<collective::Member>> group;
-    if (fan_out == plan::FanOut::broadcast) group = CKPTD_TRY(collective::local::make_group(raw, names));
-    for (std::uint32_t i = 0; i < members; ++i) {
-      arenas.push_back(CKPTD_TRY(allocate_arena(*raw[i], arena_bytes, arena_bytes)));
-      lanes[i].device = raw[i];
-      lanes[i].arena = arenas[i].get();
-      scripts[i].seed = random();
-      lanes[i].session = tests::make_scripted_session(names[i], lanes[i].arena->range(), scripts[i], models[i]);
-      if (!group.empty()) lanes[i].member = std::move(group[i]);
-    }
-    return push(plan, manifest, [this](auto offset, auto limit) { return resting(offset, limit); }, std::move(lanes),
-                deadlines, gates, progress, stop, report);
-  }
-
-  std::span<const std::byte> resting(std::uint64_t offset, std::uint64_t limit) const {
-    const auto in_segment = kSegment - offset % kSegment;
-    return std::span(rest).subspan(offset, std::min({limit, in_segment, rest.size() - offset}));
-  }
-
-  void check_model(const tests::Model& model) const {
-    REQUIRE(model.tensors.size() == manifest.tensors.size());
-    for (const auto& tensor : manifest.tensors) {
-      INFO(tensor.name);
-      const auto* wanted = rest.data() + layout->resting_offset(tensor.extent);
-      const auto& got = model.tensors.at(tensor.name);
-      REQUIRE(got.size() == tensor.extent.bytes);
-      REQUIRE(std::equal(got.begin(), got.end(), wanted));
-    }
-    REQUIRE_FALSE(model.broke_lockstep);
-    REQUIRE(model.failed.empty());
-  }
-
-  std::mt19937 random;
-  tests::Shuffler shuffler;
-  std::uint32_t members;
-  weights::Manifest manifest;
-  std::optional<weights::Layout> layout;
-  std::vector<std::byte> rest;
-  std::vector<std::unique_ptr<device::Device>> devices;
-  std::vector<std::shared_ptr<tests::Model>> models;
-  Deadlines deadlines;
-  Gates gates{[this]() -> Result<> {
-                ++offers;
-                return {};
-              },
-              [this]() -> Result<> {
-                ++touches;
-                return {};
-              }};
-  std::atomic<int> offers = 0, touches = 0;
-  Progress progress;
-  Report report;
-  std::vector<std::unique_ptr<device::Allocation>> arenas;
-  plan::Plan plan;
-};
 
 /// Spans of one kind, in the order in which they ended.
 std::vector<Span> spans_of(const LaneReport& lane, Span::What what) {
@@ -212,13 +122,18 @@ TEST_CASE("the first failure ends all lanes and fails every session") {
   }
 }
 
-TEST_CASE("a lane waits for the receipt after everything is acknowledged, and takes note of it") {
+TEST_CASE("a push waits for no receipt, and who looks for it afterwards takes note of it") {
   Bench bench(2);
   std::vector<Script> scripts(2);
   auto late = std::make_shared<tests::FakeHold>();
   late->looks_until_release = 5;
   scripts[1].hold = late;
   REQUIRE(bench.run(plan::FanOut::independent, scripts));
+  CHECK(late->looks == 0);
+  CHECK(bench.report.lanes[1].receipt == LaneReport::Receipt::missing);
+  CHECK(bench.report.holds[1] == late);
+  for (const auto& lane : bench.report.lanes) CHECK(spans_of(lane, Span::What::receipt).empty());
+  bench.await_receipts();
   const auto &without = bench.report.lanes[0], &with = bench.report.lanes[1];
   CHECK(without.receipt == LaneReport::Receipt::not_needed);
   CHECK(spans_of(without, Span::What::receipt).empty());
@@ -232,13 +147,14 @@ TEST_CASE("a lane waits for the receipt after everything is acknowledged, and ta
   for (const auto& lane : bench.report.lanes) CHECK(lane.finished);
 }
 
-TEST_CASE("a receipt that does not come is no failure: the hold is handed to the caller") {
+TEST_CASE("a receipt that does not come leaves the hold to the caller") {
   Bench bench(2);
   bench.deadlines.receipt = 100ms;
   std::vector<Script> scripts(2);
   scripts[0].hold = std::make_shared<tests::FakeHold>();
-  const auto start = Clock::now();
   REQUIRE(bench.run(plan::FanOut::independent, scripts));
+  const auto start = Clock::now();
+  bench.await_receipts();
   CHECK(Clock::now() - start >= 100ms);
   CHECK(bench.report.lanes[0].receipt == LaneReport::Receipt::missing);
   CHECK(bench.report.lanes[0].finished);
@@ -247,7 +163,7 @@ TEST_CASE("a receipt that does not come is no failure: the hold is handed to the
   for (auto& model : bench.models) bench.check_model(*model);
 }
 
-TEST_CASE("a stop during the wait for a receipt ends the wait and not the success") {
+TEST_CASE("a stop ends the wait for a receipt") {
   Bench bench(1);
   std::vector<Script> scripts(1);
   auto hold = std::make_shared<tests::FakeHold>();
@@ -260,6 +176,7 @@ TEST_CASE("a stop during the wait for a receipt ends the wait and not the succes
   });
   const auto start = Clock::now();
   CHECK(bench.run(plan::FanOut::independent, scripts, stop.get_token()));
+  bench.await_receipts(stop.get_token());
   CHECK(Clock::now() - start < 30s);
   CHECK(bench.report.holds[0] == hold);
 }

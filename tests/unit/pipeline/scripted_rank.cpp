@@ -38,7 +38,8 @@ class ScriptedSession final : public ranks::Session {
       wanted.push_back({std::string(tensor.name), tensor.offset, bytes});
     }
     if (script_.stall_at_bucket == number) return {};
-    answer_later(script_.fail_at_bucket == number ? "load_weights raised" : "", [this, wanted] {
+    const bool fails = script_.fail_at_bucket == number || (script_.fails_return && model_->sessions > 0);
+    answer_later(fails ? "load_weights raised" : "", [this, wanted] {
       std::lock_guard lock(model_->mutex);
       for (const auto& [name, offset, bytes] : wanted) {
         auto& content = model_->tensors[name];
@@ -55,7 +56,7 @@ class ScriptedSession final : public ranks::Session {
   }
   Result<> finish() override {
     note("finish");
-    answer_later(script_.fails_finish ? "post hook raised" : "", {});
+    answer_later(script_.fails_finish ? "post hook raised" : "", [this] { ++model_->sessions; });
     return {};
   }
 
@@ -68,6 +69,23 @@ class ScriptedSession final : public ranks::Session {
     answered_.drain();
     model_->outstanding = false;
     if (!trouble_.empty()) return fail(ErrorKind::peer_failed, "{}: {}", device_, trouble_);
+    return Woken::acknowledged;
+  }
+
+  Result<Woken> wait_again(std::span<const int> wakers, Deadline deadline) override {
+    model_->waited_again = true;
+    if (script_.returns == 0) return Session::wait_again(wakers, deadline);
+    if (!returning_) returning_ = Clock::now() + script_.return_after;
+    const auto comes = Deadline(*returning_);
+    if (!comes.passed()) {
+      auto woken = Session::wait_again(wakers, comes.earlier(deadline));
+      if (woken || !comes.passed()) return woken;
+    }
+    --script_.returns;
+    returning_.reset();
+    if (script_.stranger_returns) return fail(ErrorKind::peer_failed, "{}: another process connected", device_);
+    std::lock_guard lock(model_->mutex);
+    model_->tensors.clear();
     return Woken::acknowledged;
   }
 
@@ -107,6 +125,7 @@ class ScriptedSession final : public ranks::Session {
   std::mt19937 random_;
   Waker answered_ = *Waker::create();
   std::string trouble_;
+  std::optional<Clock::time_point> returning_;
   bool touched_ = false;
   std::jthread thread_;
 };

@@ -25,6 +25,10 @@ struct Script {
   std::uint64_t seed = 1;
   std::optional<std::uint32_t> fail_at_bucket, stall_at_bucket;
   bool never_connects = false, fails_open = false, fails_finish = false;
+  unsigned returns = 0;                      ///< how often the rank comes back for another session
+  std::chrono::milliseconds return_after{0};
+  bool fails_return = false;                 ///< its later sessions fail in their first bucket
+  bool stranger_returns = false;             ///< in its place another process comes
   std::shared_ptr<ranks::Hold> hold = nullptr;  ///< what the session has to say of its rank's mapping
 };
 
@@ -37,6 +41,8 @@ struct Model {
   std::atomic<bool> discarded = false;
   std::atomic<bool> outstanding = false;    ///< a step was sent and not yet answered
   std::atomic<bool> broke_lockstep = false;
+  std::atomic<unsigned> sessions = 0;       ///< finished
+  std::atomic<bool> waited_again = false;
 };
 
 /// `arena` is where the offered memory lies in this process: scripted ranks share it.

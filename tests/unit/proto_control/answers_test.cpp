@@ -50,7 +50,7 @@ Engine an_engine() {
 JobRecord a_record() {
   JobRecord record{.job = "update-3", .kind = "update", .state = "failed", .seconds = 2.5};
   LaneRecord lane{.device = "HOST-0", .pid = 47, .bytes = 5, .buckets_uploaded = 3, .buckets_reloaded = 2, .bounded_by = "reload"};
-  lane.stages = {{"upload", 0.5, 5, 10, 0.25}, {"connect", 0.25, 0, 0, std::nullopt}};
+  lane.stages = {{"upload", 0.5, 5, 10, 40, 0.25}, {"connect", 0.25, 0, 0, std::nullopt}};
   lane.shares = {{"reload", 2, "the rank on HOST-0 (pid 47)"}};
   PushRecord push{.engine = "e", .state = "failed", .seconds = 2.25, .bytes = 7, .buckets = 4, .bucket_bytes = 2, .arena_bytes = 9,
                   .copy_runs = 6, .fan_out = "broadcast", .bounded_by = "reload", .because = "of it"};
@@ -198,7 +198,8 @@ TEST_CASE("engine, status and preview survive the journey") {
                 .versions_resident = 7,
                 .devices = {{.uuid = "HOST-0", .kind = "host", .free_bytes = 8, .arena_bytes = 9, .kept_arena_bytes = 10,
                              .quarantined_bytes = 11,
-                             .quarantine = {{.bytes = 11, .engine = "e", .pids = {12, 0}, .why = "w", .since = Time{std::chrono::seconds(13)}}}}},
+                             .quarantine = {{.bytes = 11, .engine = "e", .pids = {12, 0}, .why = "w", .since = Time{std::chrono::seconds(13)}}}},
+                            {.uuid = "GPU-1", .kind = "cuda", .lost = LostDevice{Time{std::chrono::seconds(14)}, "y", "z"}}},
                 .engines = {an_engine()},
                 .running_jobs = {"load-1"},
                 .in_custody = {"HOST-1 of e"},
@@ -217,6 +218,12 @@ TEST_CASE("engine, status and preview survive the journey") {
   CHECK(held.pids == std::vector<int>{12, 0});
   CHECK(held.why == "w");
   CHECK(held.since == Time{std::chrono::seconds(13)});
+  CHECK_FALSE(status_again->devices[0].lost);
+  REQUIRE(status_again->devices[1].lost);
+  CHECK(status_again->devices[1].lost->since == Time{std::chrono::seconds(14)});
+  CHECK(status_again->devices[1].lost->why == "y");
+  CHECK(status_again->devices[1].lost->vendor == "z");
+  CHECK_FALSE(to_json(status)["devices"][0].contains("lost"));
   CHECK(status_again->preloads == 3);
   CHECK(status_again->last_reload->applied == status.last_reload->applied);
   CHECK(status_again->last_reload->needs_restart == status.last_reload->needs_restart);
@@ -302,8 +309,10 @@ TEST_CASE("a record survives the journey, and its JSON has the members that prog
   const auto& record = wire["record"];
   CHECK(record["engines"][0]["bounded_by"] == "reload");
   CHECK(record["engines"][0]["lanes"][0]["stages"][0] ==
-        json{{"name", "upload"}, {"seconds", 0.5}, {"bytes", 5}, {"bytes_per_second", 10.0}, {"share_of_peak", 0.25}});
-  CHECK_FALSE(record["engines"][0]["lanes"][0]["stages"][1].contains("share_of_peak"));
+        json{{"name", "upload"}, {"seconds", 0.5}, {"bytes", 5}, {"bytes_per_second", 10.0},
+             {"peak_bytes_per_second", 40.0}, {"share_of_peak", 0.25}});
+  for (const auto* member : {"share_of_peak", "peak_bytes_per_second"})
+    CHECK_FALSE(record["engines"][0]["lanes"][0]["stages"][1].contains(member));
   CHECK(record["engines"][0]["error"]["kind"] == "peer_failed");
   CHECK(record["load"]["page_cache_bytes"] == 2);
   auto back = parse_job(json::parse(wire.dump()));

@@ -141,6 +141,24 @@ TEST_CASE("an engine request") {
   check_refused(parse_engine_request(R"({"kind":"k","endpoint":"e","checkpoint":"n","api_key":"s"})"), "'api_key'");
 }
 
+TEST_CASE("an engine request names the files of keys, and a key in their place is not repeated") {
+  auto request = parse_engine_request(R"({"kind":"sglang","endpoint":"e","checkpoint":"n","api_key_file":"/k/api",
+      "admin_key_file":"/k/admin"})");
+  REQUIRE(request);
+  CHECK(request->api_key_file == "/k/api");
+  CHECK(request->admin_key_file == "/k/admin");
+  CHECK(to_json(*parse_engine_request(to_json(*request).dump())) == to_json(*request));
+  for (const std::string name : {"api_key_file", "admin_key_file"}) {
+    auto body = to_json(*request);
+    body[name] = "sk-secret";
+    const auto refused = parse_engine_request(body.dump());
+    check_refused(refused, name);
+    CHECK(refused.error().sentence.find("secret") == std::string::npos);
+    body[name] = "";  // as absent
+    CHECK(parse_engine_request(body.dump()));
+  }
+}
+
 TEST_CASE("a keep request") {
   CHECK(parse_keep_request(R"({"kept":true})") == true);
   CHECK(parse_keep_request(R"( { "kept" : false } )") == false);

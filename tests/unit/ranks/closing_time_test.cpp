@@ -12,6 +12,7 @@ TEST_CASE("how long an endpoint in custody stays bound") {
   CHECK(closing_time({taken, changed, true, 1}, 30min) == Clock::time_point::max());
   CHECK(closing_time({taken, changed, true, 2}, 0ms) == Clock::time_point::max());
   CHECK(closing_time({taken, changed, true, 0}, 30min) == changed + kStayBound);
+  CHECK(closing_time({taken, changed, true, 0, kStayForReturn}, 30min) == changed + kStayForReturn);
   // Whoever opened the socket without a handshake is nobody, but something did change then.
   CHECK(closing_time({taken, changed, false, 0}, 1s) == taken + 1s);
 }

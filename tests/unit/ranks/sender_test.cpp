@@ -23,7 +23,7 @@ const std::vector<StepRow> kSteps{
     {"finish", &Sender::sent_finish, State::released, State::finishing},
 };
 
-/// A sender that has come to a state by legal steps.
+/// A sender that has come to a state by legal steps, with a worker that takes two Nones and was not known to.
 Sender sender_in(State state) {
   Sender sender;
   auto step = [&](Send send, bool acknowledge) {
@@ -37,14 +37,15 @@ Sender sender_in(State state) {
   }
   if (is_at_least(State::offering)) step(&Sender::sent_offer, is_at_least(State::ready));
   if (state == State::reloading) step(&Sender::sent_reload, false);
-  if (is_at_least(State::releasing)) step(&Sender::sent_release, is_at_least(State::released));
+  if (is_at_least(State::releasing)) step(&Sender::sent_release, is_at_least(State::parting));
+  if (is_at_least(State::released)) REQUIRE(sender.stayed());
   if (is_at_least(State::finishing)) step(&Sender::sent_finish, is_at_least(State::finished));
   REQUIRE(sender.state() == state);
   return sender;
 }
 
 const std::vector<State> kStates{State::idle,     State::offering,  State::ready,    State::reloading, State::releasing,
-                                 State::released, State::finishing, State::finished, State::failed};
+                                 State::parting,  State::released, State::finishing, State::finished, State::failed};
 
 }  // namespace
 
@@ -60,13 +61,41 @@ TEST_CASE("a session from beginning to end") {
     REQUIRE(sender.received(""));
     CHECK(sender.state() == State::ready);
   }
+  const auto knows = GENERATE(true, false);
+  if (knows) sender.expect_two_nones();
   REQUIRE(sender.sent_release());
   REQUIRE(sender.received(""));
+  CHECK_FALSE(sender.outstanding());
+  if (!knows) {
+    CHECK(sender.state() == State::parting);
+    CHECK_FALSE(sender.sent_finish());  // never before it is known that the worker waits for it
+    REQUIRE(sender.stayed());
+  }
   CHECK(sender.state() == State::released);
   REQUIRE(sender.sent_finish());
   REQUIRE(sender.received(""));
   CHECK(sender.state() == State::finished);
   CHECK_FALSE(sender.outstanding());
+}
+
+TEST_CASE("a worker that takes one None has finished when it leaves, and is sent no other") {
+  auto sender = sender_in(State::parting);
+  REQUIRE(sender.left());
+  CHECK(sender.state() == State::finished);
+  CHECK_FALSE(sender.sent_finish());
+  CHECK_FALSE(sender.left());
+  CHECK_FALSE(sender.stayed());
+}
+
+TEST_CASE("only who is parting can leave or stay") {
+  for (auto state : kStates) {
+    CAPTURE(static_cast<int>(state));
+    auto one = sender_in(state), other = sender_in(state);
+    CHECK(one.left().has_value() == (state == State::parting));
+    CHECK(other.stayed().has_value() == (state == State::parting));
+    CHECK(one.state() == (state == State::parting ? State::finished : state));
+    CHECK(other.state() == (state == State::parting ? State::released : state));
+  }
 }
 
 TEST_CASE("each step is legal in one state and changes nothing in the others") {
@@ -99,7 +128,8 @@ TEST_CASE("a reply that is not empty is the rank's failure in whatever was asked
 }
 
 TEST_CASE("a reply that nothing asked for is a failure, also when it is empty") {
-  for (auto state : {State::idle, State::ready, State::released, State::finished, State::failed}) {
+  for (auto state :
+       {State::idle, State::ready, State::parting, State::released, State::finished, State::failed}) {
     auto sender = sender_in(state);
     auto received = sender.received("");
     REQUIRE_FALSE(received);

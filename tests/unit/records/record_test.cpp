@@ -39,6 +39,8 @@ TEST_CASE("a record has each stage's bytes, rate and share of the measured peak"
   CHECK(stage(lane, "upload").bytes_per_second == Approx(5e6));
   REQUIRE(stage(lane, "upload").share_of_peak);
   CHECK(*stage(lane, "upload").share_of_peak == Approx(0.5));
+  CHECK(*stage(lane, "upload").peak_bytes_per_second == Approx(stage(lane, "upload").bytes_per_second * 2));
+  CHECK_FALSE(stage(lane, "reload").peak_bytes_per_second);
   CHECK_FALSE(stage(lane, "reload").share_of_peak);  // a rank's best is not ours to measure
   CHECK(stage(lane, "connect").bytes == 0);
   CHECK(record.bounded_by == "upload");
@@ -48,6 +50,26 @@ TEST_CASE("a record has each stage's bytes, rate and share of the measured peak"
   REQUIRE(record.slowest.size() == 2);
   CHECK(record.slowest[0].stage == "upload");
   CHECK(record.slowest[0].seconds == Approx(1));
+}
+
+TEST_CASE("with a broadcast a lane's upload is of the buckets that it owns, and the others' are spread") {
+  auto account = push({lane("A", 7, {span(What::upload, 0, 10, 0, 4'000'000), span(What::upload, 10, 14, 1, 6'000'000)}),
+                       lane("B", 8, {span(What::upload, 0, 11, 0, 4'000'000), span(What::upload, 11, 14, 1, 6'000'000)})},
+                      {{"push", 0}}, 20);
+  account.fan_out = "broadcast";
+  account.owners = {0, 1};
+  Peaks peaks;
+  peaks.copy = {{"A", 800e6}, {"B", 800e6}};
+  const auto record = push_record(account, peaks);
+  const auto &first = record.lanes.at(0), &second = record.lanes.at(1);
+  CHECK(first.buckets_uploaded == 1);
+  CHECK(stage(first, "upload").bytes == 4'000'000);
+  CHECK(stage(first, "spread").bytes == 6'000'000);
+  CHECK(stage(second, "upload").bytes == 6'000'000);
+  CHECK(stage(second, "spread").bytes == 4'000'000);
+  // Through its own link alone; no peak of a spread is measured.
+  CHECK(*stage(first, "upload").share_of_peak == Approx(stage(first, "upload").bytes_per_second / 800e6));
+  CHECK_FALSE(stage(first, "spread").peak_bytes_per_second);
 }
 
 TEST_CASE("without a peak the record says how to measure one") {
@@ -182,6 +204,7 @@ TEST_CASE("hashing is compared with one core, and what prefetch told goes before
   CHECK(names == std::vector<std::string>{"open", "read", "hash"});
   CHECK(record.load->stages[1].seconds == 0.5);
   REQUIRE(record.load->stages[2].share_of_peak);
+  CHECK(*record.load->stages[2].peak_bytes_per_second == Approx(record.load->stages[2].bytes_per_second * 2));
   CHECK(*record.load->stages[2].share_of_peak == Approx(0.5));
 }
 

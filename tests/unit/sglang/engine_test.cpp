@@ -15,15 +15,16 @@ constexpr auto kLong = std::chrono::milliseconds(60'000);
 
 const fleet::UpdateCall kCall{.endpoints = {{"HOST-0", "ipc:///r/a"}}, .weight_version = "n@7", .flush_cache = true};
 
+std::unique_ptr<fleet::Engine> engine_at(const std::string& name, const http::Endpoint& endpoint) {
+  return fleet::sglang::make_engine({.name = name, .kind = "sglang", .endpoint = endpoint, .api_key_file = {},
+                                     .admin_key_file = {}});
+}
+
 bool names(const Error& error, const std::string& culprit) {
   return error.sentence.find(culprit) != std::string::npos;
 }
 
 }  // namespace
-
-TEST_CASE("sglang is a known kind") {
-  CHECK(fleet::known_kinds() == std::vector<std::string>{"sglang"});
-}
 
 TEST_CASE("an update is one POST, over TCP and over a Unix socket") {
   TemporaryDirectory directory;
@@ -34,7 +35,7 @@ TEST_CASE("an update is one POST, over TCP and over a Unix socket") {
   };
   auto tcp = GENERATE(true, false);
   auto peer = tcp ? RawPeer::on_tcp(script) : RawPeer::on_unix(directory / "engine.sock", script);
-  auto engine = fleet::sglang::make_engine("sglang-0", peer.endpoint());
+  auto engine = engine_at("sglang-0", peer.endpoint());
   auto answer = engine->call_update(kCall, kLong, {});
   REQUIRE(answer);
   CHECK(*answer == "done");
@@ -52,7 +53,7 @@ TEST_CASE("a refusal names the engine and has its words") {
     testing::write_all(
         fd, testing::answer("400 Bad Request", R"({"success":false,"message":"Device UUID HOST-9 not found"})"));
   });
-  auto answer = fleet::sglang::make_engine("sglang-0", peer.endpoint())->call_update(kCall, kLong, {});
+  auto answer = engine_at("sglang-0", peer.endpoint())->call_update(kCall, kLong, {});
   REQUIRE_FALSE(answer);
   CHECK(answer.error().kind == ErrorKind::peer_failed);
   CHECK(names(answer.error(), "sglang-0"));
@@ -70,13 +71,13 @@ TEST_CASE("an engine that is not there, breaks off, talks nonsense or too much")
     testing::read_request(fd);
     testing::write_all(fd, raw);
   });
-  auto answer = fleet::sglang::make_engine("sglang-0", peer.endpoint())->call_update(kCall, kLong, {});
+  auto answer = engine_at("sglang-0", peer.endpoint())->call_update(kCall, kLong, {});
   REQUIRE_FALSE(answer);
   CHECK(answer.error().kind == kind);
   CHECK(names(answer.error(), "sglang-0"));
 
   http::Endpoint nobody{.host = {}, .port = 0, .unix_path = "/tmp/ckptd-test-nobody-listens-here"};
-  auto absent = fleet::sglang::make_engine("sglang-1", nobody);
+  auto absent = engine_at("sglang-1", nobody);
   CHECK(absent->call_update(kCall, kLong, {}).error().kind == ErrorKind::unavailable);
   auto ping = absent->observe(kLong);
   REQUIRE_FALSE(ping);
@@ -92,7 +93,7 @@ TEST_CASE("an update that is not answered ends at its time-out or at a stop") {
     if (++requests == 2) arrived.set_value();
     testing::wait_for_close(fd);
   });
-  auto engine = fleet::sglang::make_engine("sglang-0", peer.endpoint());
+  auto engine = engine_at("sglang-0", peer.endpoint());
   CHECK(engine->call_update(kCall, std::chrono::milliseconds(100), {}).error().kind == ErrorKind::timed_out);
 
   std::stop_source source;
@@ -104,17 +105,3 @@ TEST_CASE("an update that is not answered ends at its time-out or at a stop") {
   CHECK(answer.error().kind == ErrorKind::cancelled);
 }
 
-TEST_CASE("ping: a server that answers is there, even if it wants a key") {
-  auto [status, alive] = GENERATE(table<std::string, bool>({{"200 OK", true},
-                                                            {"401 Unauthorized", true},
-                                                            {"403 Forbidden", true},
-                                                            {"404 Not Found", false},
-                                                            {"503 Starting", false}}));
-  auto peer = RawPeer::on_tcp([status = status](int fd) {
-    auto request = testing::read_request(fd);
-    testing::write_all(fd, testing::answer(request.starts_with("GET /ping ") ? status : "418 Wrong", ""));
-  });
-  auto ping = fleet::sglang::make_engine("sglang-0", peer.endpoint())->observe(kLong);
-  CHECK(ping.has_value() == alive);
-  if (!alive) CHECK(names(ping.error(), "sglang-0"));
-}

@@ -15,6 +15,15 @@ TEST_CASE("the request has the members that the server knows, and no others") {
                      {"weight_version", "n@7"}});
 }
 
+TEST_CASE("an instance of a divided GPU has its endpoint under both spellings") {
+  const auto body = json::parse(sglang::update_request_body(
+      {{"GPU-fa4ec0da-0000-0000-0000-000000000001", "ipc:///a"}, {"MIG-fa4ec0da-ab00-0000-0000-000000000003", "ipc:///b"}},
+      "", true));
+  CHECK(body["zmq_handles"] == json{{"GPU-fa4ec0da-0000-0000-0000-000000000001", "ipc:///a"},
+                                              {"GPU-fa4ec0da-ab00-0000-0000-000000000003", "ipc:///b"},
+                                              {"MIG-fa4ec0da-ab00-0000-0000-000000000003", "ipc:///b"}});
+}
+
 TEST_CASE("no version is no member, no handle is an empty object, odd bytes do not throw") {
   CHECK(json::parse(sglang::update_request_body({}, "", true)) ==
         json{{"zmq_handles", json::object()}, {"flush_cache", true}});

@@ -41,3 +41,39 @@ TEST_CASE("segments spread over the nodes, the emptiest first") {
   CHECK(least_used_node(nodes, std::vector{2, 0}) == 0);
   CHECK(least_used_node(nodes, std::vector{0, 0, 2}) == 2);
 }
+
+TEST_CASE("a node with twice the devices gets twice the segments") {
+  const std::vector<int> nodes{0, 0, 1};
+  std::vector<int> taken;
+  for (int i = 0; i < 6; ++i) taken.push_back(least_used_node(nodes, taken));
+  CHECK(taken == std::vector<int>{0, 1, 0, 0, 1, 0});
+}
+
+TEST_CASE("segments lie on the nodes that have devices") {
+  const std::vector<int> usable{0, 1, 2, 3};
+  CHECK(nodes_for_segments(usable, {}) == usable);
+  CHECK(nodes_for_segments(usable, std::vector{-1, -1}) == usable);  // nobody tells
+  CHECK(nodes_for_segments(usable, std::vector{2, 0, 2}) == std::vector<int>{0, 2, 2});
+  CHECK(nodes_for_segments(usable, std::vector{1, -1}) == std::vector<int>{1});
+  CHECK(nodes_for_segments(usable, std::vector{7}) == usable);  // where we may not have memory
+  CHECK(nodes_for_segments({}, std::vector{0, 1}).empty());
+}
+
+TEST_CASE("nodes are what the kernel and the cpuset say") {
+  struct Row {
+    const char *has_memory, *allowed;
+    std::vector<int> nodes;
+  };
+  const std::vector<Row> table{{"0-1\n", "0-1", {0, 1}},        {"0-3\n", "0,2-3", {0, 2, 3}}, {"0,2\n", "0-7", {0, 2}},
+                               {"0-1\n", "1", {}},              {"0\n", "0", {}},              {"", "0-1", {}},
+                               {"0-1\n", "", {}},               {"0-x\n", "0-1", {}},          {"-1\n", "0-1", {}},
+                               {"0-99999999\n", "0-1", {}}};
+  for (const auto& row : table) {
+    CAPTURE(row.has_memory, row.allowed);
+    FakeSystemRoot root;
+    CHECK(usable_numa_nodes(root.path()).empty());
+    root.write("sys/devices/system/node/has_memory", row.has_memory);
+    root.write("proc/self/status", fmt::format("Name:\tx\nMems_allowed:\t0000,00000003\nMems_allowed_list:\t{}\n", row.allowed));
+    CHECK(usable_numa_nodes(root.path()) == row.nodes);
+  }
+}

@@ -27,30 +27,32 @@ constexpr auto kSoon = 10s;  // nothing here takes as long; a test that hangs fa
 /// A server as far as its answers go. Each request is kept; `on` decides what one is answered.
 class Server {
  public:
-  using Answers = std::function<std::optional<http::Response>(const std::string& target, int times)>;
+  using Answers = std::function<std::optional<vllm_ipc::Reply>(const std::string& target, int times)>;
 
   explicit Server(Answers on = {}) : on_(std::move(on)) {}
 
   vllm_ipc::Send send() {
-    return [this](const http::Request& request, Deadline, std::stop_token stop) -> Result<http::Response> {
+    return [this](std::string_view method, std::string_view path, std::string body, Deadline,
+                  std::stop_token stop) -> Result<vllm_ipc::Reply> {
+      const std::string target(path);
       int times = 0;
       {
         std::lock_guard lock(mutex_);
-        calls_.push_back({request.method + ' ' + request.target, request.body});
+        calls_.push_back({fmt::format("{} {}", method, target), std::move(body)});
         for (const auto& call : calls_) times += call.first == calls_.back().first;
       }
-      if (hangs_ == request.target) {
+      if (hangs_ == target) {
         std::mutex mutex;
         std::unique_lock lock(mutex);
         std::condition_variable_any sleep;
         sleep.wait_for(lock, stop, kSoon, [] { return false; });
         return fail(ErrorKind::cancelled, "the request was given up");
       }
-      if (on_ && (request.method == "POST" || request.target != kStart))
-        if (auto answer = on_(request.target, times)) return *answer;
-      if (request.method == "GET" && request.target == kStart && has_start_) return http::Response{405, ""};
-      if (request.method == "GET") return http::Response{404, R"({"detail":"Not Found"})"};
-      return http::Response{200, R"({"message":"done"})"};
+      if (on_ && (method == "POST" || target != kStart))
+        if (auto answer = on_(target, times)) return *answer;
+      if (method == "GET" && target == kStart && has_start_) return vllm_ipc::Reply{405, "", {}};
+      if (method == "GET") return vllm_ipc::Reply{404, R"({"detail":"Not Found"})", {}};
+      return vllm_ipc::Reply{200, R"({"message":"done"})", {}};
     };
   }
   void has_two_phases() { has_start_ = false; }
@@ -136,8 +138,8 @@ class Update {
   std::future<Result<std::string>> run_;
 };
 
-http::Response refusal(const std::string& words, unsigned status = 500) {
-  return {status, json{{"error", {{"message", words}, {"code", status}}}}.dump()};
+vllm_ipc::Reply refusal(const std::string& words, unsigned status = 500) {
+  return {status, json{{"error", {{"message", words}, {"code", status}}}}.dump(), {}};
 }
 
 }  // namespace
@@ -224,9 +226,9 @@ TEST_CASE("how weights are said to be packed is what the server understands") {
   const auto [config, init_knows, each_update_says] =
       GENERATE_COPY(Case{R"({"backend":"ipc"})", true, false}, Case{R"({"backend":"ipc"})", false, true},
                     Case{R"({"backend":"ipc","packed":true})", false, false});
-  Server server([&](const std::string& target, int times) -> std::optional<http::Response> {
+  Server server([&](const std::string& target, int times) -> std::optional<vllm_ipc::Reply> {
     if (target.starts_with("/server_info"))
-      return http::Response{200, R"({"vllm_config":{"weight_transfer_config":)" + config + "}}"};
+      return vllm_ipc::Reply{200, R"({"vllm_config":{"weight_transfer_config":)" + config + "}}", {}};
     if (target == "/init_weight_transfer_engine" && times == 1 && !init_knows) return refusal(kUnknown);
     return std::nullopt;
   });
@@ -250,11 +252,14 @@ TEST_CASE("what a server cannot do is said before its model is touched") {
            "for weight transfer by nccl", 200},
       Case{"/server_info?config_format=json", R"({"vllm_config":{"weight_transfer_config":null}})",
            "started without weight transfer", 200},
+      Case{"/server_info?config_format=json",
+           R"({"vllm_config":{"weight_transfer_config":{"backend":"ipc"}},"vllm_env":{"VLLM_ALLOW_INSECURE_SERIALIZATION":false}})",
+           "start vLLM with VLLM_ALLOW_INSECURE_SERIALIZATION=1", 200},
       Case{"/init_weight_transfer_engine", R"({"detail":"Not Found"})", "VLLM_SERVER_DEV_MODE=1", 404},
       Case{"/init_weight_transfer_engine", R"({"error":"Weight transfer not configured."})", "--weight-transfer-config",
            500});
-  Server server([&](const std::string& target, int) -> std::optional<http::Response> {
-    if (target == wrong.target) return http::Response{wrong.status, wrong.answer};
+  Server server([&](const std::string& target, int) -> std::optional<vllm_ipc::Reply> {
+    if (target == wrong.target) return vllm_ipc::Reply{wrong.status, wrong.answer, {}};
     return std::nullopt;
   });
   Update update(server, 1);
@@ -282,7 +287,7 @@ TEST_CASE("a server of the two-phase form is told apart by its missing start, an
 }
 
 TEST_CASE("an update that somebody left open is finished before ours begins, without a label") {
-  Server server([](const std::string& target, int times) -> std::optional<http::Response> {
+  Server server([](const std::string& target, int times) -> std::optional<vllm_ipc::Reply> {
     if (target == "/start_weight_update" && times == 1)
       return refusal("start_weight_update called while a weight update is already active. Call finish_weight_update first.");
     return std::nullopt;
@@ -299,7 +304,7 @@ TEST_CASE("an update that somebody left open is finished before ours begins, wit
 
 TEST_CASE("a worker's error ends the update, and the server is left able to live") {
   const bool ends_its_session = GENERATE(true, false);
-  Server server([&](const std::string& target, int times) -> std::optional<http::Response> {
+  Server server([&](const std::string& target, int times) -> std::optional<vllm_ipc::Reply> {
     if (target == "/update_weights" && times == 2) return refusal("There is no module or parameter named 'b'");
     if (target == "/finish_weight_update" && times == 1 && ends_its_session)
       return refusal("finish_weight_update called without a matching start_weight_update.");
@@ -316,7 +321,7 @@ TEST_CASE("a worker's error ends the update, and the server is left able to live
   REQUIRE_FALSE(answer);
   CHECK(answer.error().kind == ErrorKind::peer_failed);
   CHECK(answer.error().vendor == "There is no module or parameter named 'b'");
-  CHECK(answer.error().sentence.find("engine v0: the server failed in POST /update_weights (500)") != std::string::npos);
+  CHECK(answer.error().sentence.find("engine v0: the server failed at POST /update_weights (500)") != std::string::npos);
   CHECK(answer.error().sentence.find("was closed, so that it lives on") != std::string::npos);
   auto expected = std::vector<std::string>{"/init_weight_transfer_engine", "/start_weight_update", "/update_weights",
                                            "/update_weights", "/finish_weight_update"};
@@ -355,7 +360,7 @@ TEST_CASE("pickled handles that the server refuses hold no memory") {
   const bool refuses_pickles = GENERATE(true, false);
   {
     auto receipts = std::make_shared<Receipts>(Receipts::Options{.group = std::nullopt, .directory = directory});
-    Server server([&](const std::string& target, int) -> std::optional<http::Response> {
+    Server server([&](const std::string& target, int) -> std::optional<vllm_ipc::Reply> {
       if (target == "/update_weights")
         return refusal(refuses_pickles ? "Refusing to deserialize without VLLM_ALLOW_INSECURE_SERIALIZATION=1" : "boom");
       return std::nullopt;
@@ -377,4 +382,37 @@ TEST_CASE("pickled handles that the server refuses hold no memory") {
     CHECK((answer.error().kind == ErrorKind::unsupported) == refuses_pickles);
   }
   std::filesystem::remove_all(directory);
+}
+
+TEST_CASE("a draft model that comes with the checkpoint is given everything once more") {
+  Server server([](const std::string& target, int) -> std::optional<vllm_ipc::Reply> {
+    if (!target.starts_with("/server_info")) return std::nullopt;
+    return vllm_ipc::Reply{
+        200, R"({"vllm_config":{"weight_transfer_config":{"backend":"ipc"},"speculative_config":{"method":"deepseek_mtp"}}})",
+        {}};
+  });
+  Update update(server, 2);
+  for (int round = 0; round < 2; ++round) {
+    update.offer();
+    update.acknowledged();
+    update.reload(0);
+    update.acknowledged();
+    update.release();
+    update.acknowledged();
+    update.finish();
+    update.acknowledged();
+    if (round == 1) break;
+    for (auto& session : update.sessions) {
+      auto woken = session->wait_again({}, Deadline::in(kSoon));
+      REQUIRE(woken);
+      CHECK(*woken == Session::Woken::acknowledged);
+    }
+  }
+  REQUIRE(update.answer());
+  CHECK(server.posts() == std::vector<std::string>{"/init_weight_transfer_engine", "/start_weight_update",
+                                                   "/update_weights", "/finish_weight_update",
+                                                   "/start_draft_weight_update", "/update_weights",
+                                                   "/finish_weight_update"});
+  CHECK(json::parse(server.body_of("/finish_weight_update", 0)) == json::object());
+  CHECK(json::parse(server.body_of("/finish_weight_update", 1)) == json{{"weight_version", "7"}});
 }

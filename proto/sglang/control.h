@@ -1,0 +1,35 @@
+// SGLang's calls around an update: pausing, memory, checksums. Requests and answers as bytes. Pure.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/result.h"
+#include "proto/answer/answer.h"
+
+namespace ckptd::proto::sglang {
+
+inline constexpr std::string_view kPauseTarget = "/pause_generation", kContinueTarget = "/continue_generation";
+inline constexpr std::string_view kResumeMemoryTarget = "/resume_memory_occupation";
+inline constexpr std::string_view kChecksumsTarget = "/weights_checker";
+
+std::string pause_body(std::string_view mode);                        ///< {"mode":"abort"}
+std::string continue_body();                                          ///< {}
+std::string resume_memory_body(const std::vector<std::string>& tags);  ///< {"tags":["weights"]}
+std::string checksums_body();                                         ///< {"action":"checksum"}
+
+/// Of a call that says nothing but that it is done: 200, whatever the body, unless it says "success": false.
+Result<> read_done(std::string_view request, unsigned status, std::string_view body, answer::Key sent);
+
+struct RankChecksums {
+  std::string rank;                              ///< "tp0", "tp1 pp0 dp1": only sizes above one are told
+  std::map<std::string, std::string> by_tensor;  ///< those of draft models as "draft.NAME"
+};
+
+/// 200 {"success":true,"message":..,"ranks":[{"checksums":{NAME:HEX},"parallelism_info":[{"role","tp_rank",..}],..}]}
+/// unsupported for a server that knows the route and not the checksum.
+Result<std::vector<RankChecksums>> read_checksums(unsigned status, std::string_view body, answer::Key sent);
+
+}  // namespace ckptd::proto::sglang
