@@ -77,6 +77,7 @@ bool is_gone(const ProcessId& process) {
 }
 
 std::vector<ProcessId> with_descendants(const ProcessId& process, const std::string& root) {
+  if (process.pid <= 0) return {process};
   std::multimap<int, ProcessId> children;
   std::error_code error;
   for (std::filesystem::directory_iterator entry(root + "/proc", error), end; !error && entry != end;
@@ -91,6 +92,16 @@ std::vector<ProcessId> with_descendants(const ProcessId& process, const std::str
     for (auto child = first; child != last; ++child) family.push_back(child->second);
   }
   return family;
+}
+
+bool has_open(const ProcessId& process, std::string_view path_begin, const std::string& root) {
+  std::error_code error;
+  const auto descriptors = fmt::format("{}/proc/{}/fd", root, process.pid);
+  for (std::filesystem::directory_iterator entry(descriptors, error), end; !error && entry != end; entry.increment(error)) {
+    std::error_code closed;
+    if (std::filesystem::read_symlink(entry->path(), closed).native().starts_with(path_begin)) return true;
+  }
+  return false;
 }
 
 }  // namespace ckptd

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace ckptd {
@@ -27,5 +28,8 @@ bool is_gone(const ProcessId& process);
 /// The process and all that descend from it now, as far as /proc shows them; just the process when it shows nothing.
 /// Reads one small file for each process of the machine.
 std::vector<ProcessId> with_descendants(const ProcessId& process, const std::string& root = {});
+
+/// Whether it has a file open now whose path begins so. False also of one whose descriptors we may not read.
+bool has_open(const ProcessId& process, std::string_view path_begin, const std::string& root = {});
 
 }  // namespace ckptd

@@ -61,7 +61,17 @@ Result<fleet::Address> address_of(const journal::EngineRecord& engine, std::chro
                         engine.api_key_file, engine.admin_key_file, connect};
 }
 
-/// A server's own way of being given weights. vLLM's workers descend from the process that listens, unless they are Ray's.
+/// Those of an engine's processes that have a GPU open, as far as they can be seen: who may map what its workers are told
+/// of. None when the listener is a proxy, or the workers are Ray's and descend from nobody that we know.
+std::vector<ranks::Peer> gpu_processes(const std::optional<ProcessId>& listener) {
+  std::vector<ranks::Peer> found;
+  if (!listener) return found;
+  for (const auto& process : with_descendants(*listener))
+    if (has_open(process, "/dev/nvidia")) found.push_back({.pid = process.pid, .uid = 0, .started = process.started});
+  return found;
+}
+
+/// A server's own way of being given weights.
 Result<std::unique_ptr<ranks::Transfer>> make_transfer(const journal::EngineRecord& engine, std::string weight_version,
                                                        std::chrono::milliseconds connect,
                                                        std::shared_ptr<ranks::Receipts> receipts) {
@@ -74,13 +84,9 @@ Result<std::unique_ptr<ranks::Transfer>> make_transfer(const journal::EngineReco
                                         fleet::Guard::admin, deadline, std::move(stop), 64 * kMiB));
     return ranks::vllm_ipc::Reply{answer.status, std::move(answer.body), answer.sent};
   };
-  std::vector<ranks::Peer> processes;
-  if (const auto listener = caller->listener())
-    for (const auto& process : with_descendants(*listener))
-      processes.push_back({.pid = process.pid, .uid = 0, .started = process.started});
   return ranks::vllm_ipc::make_transfer({.engine = engine.name,
                                          .weight_version = std::move(weight_version),
-                                         .processes = std::move(processes)},
+                                         .processes = gpu_processes(caller->listener())},
                                         std::move(send), std::move(receipts));
 }
 

@@ -21,15 +21,17 @@ class VllmTransfer(harness.Case):
         return self.engine(kind="vllm", devices=devices, rank_commands=[command],
                            arguments=(*start, "--no-extension", *arguments))
 
-    def ready(self, engine, *flags, config=None):
+    def ready(self, engine, config=None, **fields):
         daemon = self.daemon(config) if config else self.daemon()
-        daemon.must("engine", "add", "e", "--kind", "vllm", "--endpoint", engine.endpoint, "--checkpoint", "m", *flags)
+        status, answer = daemon.http("PUT", "/v1/engines/e", {"kind": "vllm", "endpoint": engine.endpoint,
+                                                              "checkpoint": "m", **fields})
+        self.assertEqual(status, 200, answer)
         source = self.llama(megabytes=3)
         daemon.load("m@1", source)
         return daemon, source
 
     def check_update(self, daemon, engine, source, version):
-        job = daemon.must("update", version, "--bucket", "256KiB")
+        job = daemon.must("update", version, "--bucket-size", "256KiB")
         self.assertEqual(job["state"], "succeeded")
         (report,) = job["result"]["engines"]
         self.assertGreater(report["buckets"], 2)
@@ -85,7 +87,7 @@ class VllmTransfer(harness.Case):
                 engine = self.server(rank=rank)
                 daemon, source = self.ready(engine)
                 engine.fault("HOST-1", "fail_load", bucket=1)
-                answer = daemon.ctl("update", "m@1", "--bucket", "256KiB")
+                answer = daemon.ctl("update", "m@1", "--bucket-size", "256KiB")
                 self.assertNotEqual(answer.code, 0)
                 self.assertIn("was told to fail in load_weights", answer.everything())
                 self.assertIn("its weight update was closed", answer.everything())
@@ -100,7 +102,7 @@ class VllmTransfer(harness.Case):
         engine = self.server()
         daemon, source = self.ready(engine)
         engine.fault("HOST-0", "slow", seconds=0.2)
-        job = daemon.detached("update", "m@1", "--bucket", "256KiB")
+        job = daemon.detached("update", "m@1", "--bucket-size", "256KiB")
         harness.wait_until("the update is open in the server",
                            lambda: engine.rank_states()["HOST-0"]["buckets"] > 1)
         self.assertTrue(job)
@@ -117,7 +119,7 @@ class VllmTransfer(harness.Case):
         engine = self.server()
         daemon, _ = self.ready(engine, config={"timeouts": {"reload": "1s"}})
         engine.fault("HOST-1", "stall", bucket=1)
-        answer = daemon.ctl("update", "m@1", "--bucket", "256KiB")
+        answer = daemon.ctl("update", "m@1", "--bucket-size", "256KiB")
         self.assertNotEqual(answer.code, 0)
         self.assertIn("has not answered POST /update_weights", answer.everything())
         self.assertIn("engine e, device HOST-", answer.everything())
@@ -134,7 +136,7 @@ class VllmTransfer(harness.Case):
         for arguments, start, sentence in cases:
             with self.subTest(sentence):
                 engine = self.server(*arguments, start=start)
-                daemon, _ = self.ready(engine, "--transfer", "native")
+                daemon, _ = self.ready(engine, transfer="native")
                 answer = daemon.ctl("update", "m@1")
                 self.assertNotEqual(answer.code, 0)
                 self.assertIn(sentence, answer.everything())
@@ -151,7 +153,7 @@ class VllmTransfer(harness.Case):
 
     def test_more_workers_than_devices(self):
         engine = self.server()
-        daemon, _ = self.ready(engine, "--devices", "HOST-0")
+        daemon, _ = self.ready(engine, devices=["HOST-0"])
         answer = daemon.ctl("update", "m@1")
         self.assertIn("it has 2 workers, and this update has memory on 1 devices", answer.everything())
         self.assertFalse(daemon.engine("e")["poisoned"])

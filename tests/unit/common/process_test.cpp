@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <fcntl.h>
+
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <chrono>
@@ -106,6 +108,15 @@ TEST_CASE("a process whose first thread has ended still holds its memory") {
 }
 #endif
 
+TEST_CASE("what a process has open is seen by its path") {
+  const int fd = ::open("/dev/zero", O_RDONLY | O_CLOEXEC);
+  REQUIRE(fd >= 0);
+  CHECK(has_open(process_with(::getpid()), "/dev/zer"));
+  ::close(fd);
+  CHECK_FALSE(has_open(process_with(::getpid()), "/dev/zer"));
+  CHECK_FALSE(has_open({.pid = 12, .started = 3}, "/dev/zer", "/nowhere"));
+}
+
 TEST_CASE("the family of a process is itself and what it started") {
   Child child;
   const auto ours = with_descendants(process_with(::getpid()));
@@ -114,4 +125,5 @@ TEST_CASE("the family of a process is itself and what it started") {
   const auto childs = with_descendants(process_with(child.pid()));
   CHECK(childs == std::vector{process_with(child.pid())});
   CHECK(with_descendants({.pid = 12, .started = 3}, "/nowhere").size() == 1);
+  CHECK(with_descendants({.pid = 0, .started = 3}).size() == 1);  // of whom only a socket is known
 }
