@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <memory>
@@ -143,11 +144,13 @@ struct CloseDirectory {
 };
 using Directory = std::unique_ptr<DIR, CloseDirectory>;
 
-bool has_socket(const std::string& process, const std::set<std::string>& inodes) {
+/// Nothing when it could not be looked for: we are short of something.
+std::optional<bool> has_socket(const std::string& process, const std::set<std::string>& inodes) {
   constexpr std::string_view kSocket = "socket:[";
   const auto path = process + "/fd";
   const Directory directory(::opendir(path.c_str()));
-  if (!directory) return false;
+  if (!directory && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) return std::nullopt;
+  if (!directory) return false;  // not ours to read, or ended meanwhile
   while (const auto* entry = ::readdir(directory.get())) {
     std::array<char, 64> target;
     const auto size = ::readlinkat(::dirfd(directory.get()), entry->d_name, target.data(), target.size());
@@ -157,6 +160,18 @@ bool has_socket(const std::string& process, const std::set<std::string>& inodes)
     if (inodes.contains(std::string(text.substr(kSocket.size(), text.size() - kSocket.size() - 1)))) return true;
   }
   return false;
+}
+
+/// Of a socket whose process cannot be seen.
+std::optional<ProcessId> socket_alone(const std::set<std::string>& inodes) {
+  std::optional<ProcessId> lowest;
+  for (const auto& inode : inodes) {
+    std::uint64_t number = 0;
+    const auto [end, error] = std::from_chars(inode.data(), inode.data() + inode.size(), number);
+    if (error != std::errc{} || number == 0) continue;
+    if (!lowest || number < lowest->started) lowest = ProcessId{0, number};
+  }
+  return lowest;
 }
 
 std::optional<ProcessId> holder_of(const std::set<std::string>& inodes, const std::string& root) {
@@ -169,14 +184,16 @@ std::optional<ProcessId> holder_of(const std::set<std::string>& inodes, const st
     int pid = 0;
     const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
     if (error != std::errc{} || end != name.data() + name.size()) continue;
-    if (!has_socket(root + "/proc/" + std::string(name), inodes)) continue;
+    const auto has = has_socket(root + "/proc/" + std::string(name), inodes);
+    if (!has) return std::nullopt;
+    if (!*has) continue;
     const auto process = process_with(pid, root);
     const auto earlier = [](const ProcessId& a, const ProcessId& b) {
       return a.started != b.started ? a.started < b.started : a.pid < b.pid;
     };
     if (!first || earlier(process, *first)) first = process;
   }
-  return first;
+  return first ? first : socket_alone(inodes);
 }
 
 }  // namespace

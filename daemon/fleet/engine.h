@@ -49,7 +49,9 @@ struct Observation {
   };
   State state = State::starting;
   std::string weight_version;         ///< the label that it tells, empty when it tells none
-  std::optional<ProcessId> listener;  ///< who listens at its endpoint; absent when it is not on this machine
+  /// Who listens at its endpoint, see common/listener.h: another one is another start of the server. Absent when it is not
+  /// on this machine or could not be told just now, which says nothing.
+  std::optional<ProcessId> listener;
 };
 std::string_view name_of(Observation::State state);
 

@@ -1,4 +1,4 @@
-// One lane: its thread's loop. Internal to the room; push.h is the way in.
+// One lane: its thread's loop, and one session of its rank (lane_session.cpp). Internal to the room; push.h is the way in.
 #pragma once
 
 #include <functional>
@@ -67,6 +67,10 @@ class Together {
   std::uint32_t in_session_ = 0;
   Clock::time_point last_end_, last_first_end_;
 };
+
+/// One session of a lane's rank, on the calling thread. `member` is null when the lane uploads for itself alone.
+Result<> run_session(Lane& lane, Together& together, collective::Member* member, LaneReport& report,
+                     Progress& progress);
 
 /// Runs a lane to its end on the calling thread, all sessions of its rank. After an error the session has been failed, or
 /// discarded if nobody was told of it, and the error is kept in `together`. `hold` is who may still map the arena, or null.

@@ -10,6 +10,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kQuotedBytes = 2000;
+constexpr std::size_t kDumpedBytes = 8192;  ///< writing a value takes stack for each level of its nesting
 
 std::string cut(std::string_view text) {
   auto kept = replace_invalid_utf8(text.substr(0, kQuotedBytes));
@@ -30,6 +31,7 @@ std::string words_in(const json& answer, std::string_view body) {
         if (!inner->contains("error")) break;
         inner = &(*inner)["error"];
       }
+      if (body.size() > kDumpedBytes) break;
       return cut(member->dump(-1, ' ', false, json::error_handler_t::replace));
     }
   return cut(body);

@@ -45,6 +45,8 @@ find_cmake() {
 
 PYTHON_READY=.venv/torch-is-ready
 PYTHON_MISSING=""
+WORKERS=.venv/workers
+WORKERS_MISSING=""
 
 # Leaves .venv with torch and the real worker, or says in PYTHON_MISSING why there is none. Never pulls gigabytes: what
 # pip would install is looked at first.
@@ -73,6 +75,41 @@ prepare_python() {
     return
   fi
   cp scripts/python-requirements.txt "$PYTHON_READY"
+}
+
+# Unpacks the workers of scripts/python-workers.txt side by side, one folder a version, or says in WORKERS_MISSING why not.
+# Each is some kilobytes of Python; what they import comes from .venv.
+prepare_workers() {
+  [ -n "$PYTHON_MISSING" ] && return
+  local package version log=.venv/pip-workers.log
+  : >"$log"
+  while read -r package; do
+    version=${package#*==}
+    [ -e "$WORKERS/$version/checkpoint_engine/worker.py" ] && continue
+    rm -rf "${WORKERS:?}/$version.part"
+    if ! .venv/bin/python -m pip --disable-pip-version-check --quiet --timeout 20 --retries 1 install --no-deps \
+      --target "$WORKERS/$version.part" "$package" >>"$log" 2>&1; then
+      WORKERS_MISSING="pip cannot install $package ($log says why)"
+      return
+    fi
+    rm -rf "${WORKERS:?}/$version"
+    mv "$WORKERS/$version.part" "$WORKERS/$version"
+  done < <(grep -v '^#' scripts/python-workers.txt)
+}
+
+# Leaves SGLang's Python files in .venv/sglang, without anything that it depends on: tests load one file of them. Its wheel
+# is for one Python and one machine, but that file is for any.
+SGLANG_VERSION=0.5.23
+prepare_sglang() {
+  local folder=.venv/sglang log=.venv/pip.log
+  [ -n "$PYTHON_MISSING" ] && return
+  [ -e "$folder/sglang-$SGLANG_VERSION.dist-info" ] && return
+  say "fetching SGLang's worker extension (for tests alone)"
+  rm -rf "$folder"
+  .venv/bin/python -m pip --disable-pip-version-check --quiet --timeout 20 --retries 1 install --no-deps \
+    --only-binary :all: --implementation cp --python-version 3.11 --platform manylinux_2_34_x86_64 --target "$folder" \
+    "sglang==$SGLANG_VERSION" >>"$log" 2>&1 ||
+    say "PyPI has no sglang $SGLANG_VERSION for us ($log says why): tests of its extension are skipped"
 }
 
 CUDA_MISSING=""

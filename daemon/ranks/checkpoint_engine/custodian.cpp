@@ -17,7 +17,7 @@ constexpr Clock::duration kFirstResend = std::chrono::milliseconds(250), kLastRe
 
 Clock::time_point closing_time(const Watch& watch, std::chrono::milliseconds keep_bound) {
   if (watch.connected > 0) return Clock::time_point::max();
-  if (watch.anybody_came) return watch.last_change + watch.stay_bound;
+  if (watch.anybody_came) return std::max(watch.last_change + kStayBound, watch.taken + watch.stay_at_least);
   return watch.taken + keep_bound;
 }
 
@@ -27,7 +27,7 @@ class Custodian::Ward {
   Ward(Charge charge, std::chrono::milliseconds keep_bound)
       : charge_(std::move(charge)),
         keep_bound_(keep_bound),
-        watch_{.taken = Clock::now(), .last_change = Clock::now(), .stay_bound = charge_.stay_bound} {
+        watch_{.taken = Clock::now(), .last_change = Clock::now(), .stay_at_least = charge_.stay_at_least} {
     charge_.socket.look();
     owe_everybody(watch_.taken);
   }
@@ -43,7 +43,6 @@ class Custodian::Ward {
     bool news = take_replies() || socket.arrivals() != arrivals;
     if (news || socket.peers().size() != connected) watch_.last_change = now;
     if (news) resend_after_ = kFirstResend;
-    if (socket.arrivals() != arrivals) watch_.stay_bound = kStayBound;  // who was waited for has come
     if (news || now >= resend_at_) owe_everybody(now);
     owed_ = std::min(owed_, socket.peers().size());
     while (owed_ > 0 && socket.send(charge_.exception)) --owed_;

@@ -28,9 +28,9 @@ namespace ckptd::ranks::checkpoint_engine {
 /// How long an endpoint stays bound after its rank has gone: a rank that closes right after a reply must get rid of it,
 /// or the end of its ZeroMQ context blocks for ever.
 inline constexpr std::chrono::milliseconds kStayBound{500};
-/// The same after a session that had finished when its update failed: its rank may be on its way back for another, with
-/// its garbage to be collected in between, and would find nobody.
-inline constexpr std::chrono::milliseconds kStayForReturn{5'000};
+/// How long it stays at least after a session that had finished when its update failed: its rank may be on its way back for
+/// another, with its garbage to be collected in between, and would wait for ever where nobody is.
+inline constexpr std::chrono::milliseconds kStayForReturn{10'000};
 
 /// What is known about an endpoint in custody when it is asked how long to keep it.
 struct Watch {
@@ -38,7 +38,7 @@ struct Watch {
   Clock::time_point last_change;  ///< somebody came, replied or went
   bool anybody_came = false;
   std::size_t connected = 0;
-  std::chrono::milliseconds stay_bound = kStayBound;
+  std::chrono::milliseconds stay_at_least{0};  ///< from `taken` on
 };
 
 /// When the endpoint is closed if nothing more happens. Never while somebody is connected.
@@ -50,7 +50,7 @@ class Custodian {
     BoundSocket socket;
     OpenEndpoint open;
     std::string exception;  ///< the message, pickled
-    std::chrono::milliseconds stay_bound = kStayBound;
+    std::chrono::milliseconds stay_at_least{0};
   };
 
   Custodian(std::chrono::milliseconds keep_bound, Waker waker);

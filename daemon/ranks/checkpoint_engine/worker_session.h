@@ -26,8 +26,8 @@ namespace ckptd::ranks::checkpoint_engine {
 std::string farewell(const Error& reason);
 
 /// How long a worker that has acknowledged the first None may take to close its socket before it counts as one that waits
-/// for a second. It closes in the same breath, which the kernel and ZeroMQ tell within a millisecond; a second is for a
-/// machine that is short of cores. Spent once for each process of checkpoint-engine 0.4.0 and later.
+/// for a second. It closes in the same breath; a second is for a machine that is short of cores. Spent once for each process
+/// of checkpoint-engine 0.4.0 and later.
 inline constexpr std::chrono::milliseconds kPartingWait{1'000};
 
 /// What all sessions share.

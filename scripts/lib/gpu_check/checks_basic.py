@@ -19,7 +19,8 @@ def check_machine(context):
                              "--python")
     if not python["devices"]:
         raise AssertionError(f"torch {python['torch']} sees no GPU, although the driver does: is it a build for the CPU?")
-    unknown = [device["uuid"] for device in devices if device["uuid"] not in python["devices"]]
+    seen = [each.partition("-")[2] for each in python["devices"]]  # torch tells the digits, also of an instance (MIG-)
+    unknown = [device["uuid"] for device in devices if device["uuid"].partition("-")[2] not in seen]
     if unknown:
         raise AssertionError(f"torch does not see {', '.join(unknown)}, or spells it in another way: {python['devices']}")
     names = ", ".join(device["name"] for device in devices)

@@ -16,11 +16,12 @@ DEFAULT_BYTES = 8 * GIB
 SMALLEST_BYTES = 1 << 20
 
 
-def bytes_for(machine):
+def bytes_for(machine, device=None):
     """Of one version, by default: on the GPU it lies once beside an arena and the buffers of the other sender, in host
     memory up to six times (two versions in files and in the store, one with the other sender)."""
     limits = [DEFAULT_BYTES, machine["memory"]["available_bytes"] // 10]
-    limits += [device["bytes"] // 8 for device in machine["devices"][:1]]
+    chosen = [each for each in machine["devices"] if each.get("uuid") == device] or machine["devices"][:1]
+    limits += [each["bytes"] // 8 for each in chosen]
     return max(min(limits), SMALLEST_BYTES)
 
 
@@ -32,15 +33,17 @@ class Context:
         self._run_id = os.getpid()
         self.uuid = "HOST-0" if rehearsal else device
 
+        self._library_path = os.environ.get("LD_LIBRARY_PATH")
         if nccl:
             self._let_nccl_be_found()
 
     def _let_nccl_be_found(self):
-        """Under the name that ckptd and the contract suites open, in a folder that holds nothing else."""
+        """Under the name that ckptd and the contract suites open, in a folder that holds nothing else. Not for torch, which
+        has its own and may be made for another one."""
         folder = os.path.join(self.scratch, "nccl")
         os.mkdir(folder)
         os.symlink(os.path.realpath(self.nccl), os.path.join(folder, "libnccl.so.2"))
-        paths = [folder, os.environ.get("LD_LIBRARY_PATH")]
+        paths = [folder, self._library_path]
         os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in paths if path)
 
     # -- for the frame
@@ -76,7 +79,9 @@ class Context:
         return self.scratch
 
     def python_environment(self, version=place.NEWEST):
-        return self.place.environment(self.machine["python"], version)
+        environment = self.place.environment(self.machine["python"], version)
+        environment.pop("LD_LIBRARY_PATH", None)
+        return {**environment, **({"LD_LIBRARY_PATH": self._library_path} if self._library_path else {})}
 
     def daemon(self, config=None):
         """A ckptd of this build on the device; not started. The caller closes it."""
@@ -110,8 +115,13 @@ class Context:
         if version not in self.place.worker_versions():
             raise Skip(f"checkpoint-engine {version} is only in a bundle")
         harness = self.place.import_harness()
-        for name, value in self.python_environment(version).items():
-            os.environ[name] = value
-        command = f"{before} {shlex.join([self.python, '-B', *self.rank_program()])}".strip()
+        environment = self.python_environment(version)
+        # The rank inherits ours, where the library path is ckptd's. Before `before`: a program that changes the user may
+        # start what the new user could not look up.
+        given = ["env", "-u", "LD_LIBRARY_PATH"]
+        if "LD_LIBRARY_PATH" in environment:
+            given = ["env", "LD_LIBRARY_PATH=" + environment.pop("LD_LIBRARY_PATH")]
+        os.environ.update(environment)
+        command = f"{shlex.join(given)} {before} {shlex.join([self.python, '-B', *self.rank_program()])}"
         step(f"a rank with checkpoint-engine {version} to import torch")
         return harness.Engine([self.uuid], rank_commands=[command])

@@ -82,13 +82,13 @@ class Watcher:
 
 
 def index_of(uuid):
-    """torch's number of the GPU with this uuid, as SGLang spells it."""
+    """torch's number of the GPU with this uuid. torch tells the digits alone, also of an instance of a divided GPU."""
     import torch
 
-    spelled = ["GPU-" + str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
-    if uuid not in spelled:
-        sys.exit(f"gpu_rank.py: torch sees no GPU {uuid}, but {spelled}")
-    return spelled.index(uuid)
+    digits = [str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count())]
+    if uuid.partition("-")[2] not in digits:
+        sys.exit(f"gpu_rank.py: torch sees no GPU {uuid}, but {digits}")
+    return digits.index(uuid.partition("-")[2])
 
 
 def make_rank(torch_rank, arguments):

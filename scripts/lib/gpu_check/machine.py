@@ -64,10 +64,18 @@ def cuda_devices():
         must(cuda.cuDeviceGetName(name, len(name), device), "cuDeviceGetName")
         must(cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device), "cuDeviceTotalMem")
         must(cuda.cuDeviceGetUuid_v2(ctypes.byref(uuid), device), "cuDeviceGetUuid")
+        prefix = "MIG-" if is_instance(cuda, device, bytes(uuid)) else "GPU-"
         text = bytes(uuid).hex()
         parts = (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
-        devices.append({"uuid": "GPU-" + "-".join(parts), "name": name.value.decode(), "bytes": size.value})
+        devices.append({"uuid": prefix + "-".join(parts), "name": name.value.decode(), "bytes": size.value})
     return devices, f"{driver.value // 1000}.{driver.value % 1000 // 10}"
+
+
+def is_instance(cuda, device, uuid):
+    """Whether it is an instance of a divided GPU, whose own UUID the older call tells. ckptd asks in the same way."""
+    of_gpu = (ctypes.c_ubyte * _UUID_BYTES)()
+    older = getattr(cuda, "cuDeviceGetUuid", None)  # newer drivers may have dropped it
+    return older is not None and older(ctypes.byref(of_gpu), device) == 0 and bytes(of_gpu) != uuid
 
 
 def driver_release():

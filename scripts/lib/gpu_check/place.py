@@ -73,6 +73,13 @@ class Place:
 
     # -- for both
 
+    def helper(self, name):
+        """A program that lies beside the contract suites, or nothing."""
+        folders = [os.path.dirname(each["command"][0]) for each in self.contract]
+        folders.append(os.path.join(os.path.dirname(self.bin_directory), "tests"))
+        paths = [os.path.join(folder, name) for folder in folders]
+        return next((path for path in paths if os.access(path, os.X_OK)), None)
+
     def worker_versions(self):
         return list(self._engines)
 

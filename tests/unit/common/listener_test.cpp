@@ -122,5 +122,14 @@ TEST_CASE("what cannot be read is absent: no /proc, no permission, damaged table
   CHECK_FALSE(listener_on_unix("/run/a.sock", machine.root()));
   machine.write("proc/net/tcp", "x\n\n   \n 0: zz:7530 y 0A\n" + tcp_row("0100007F", "0A", 1) +
                                     tcp_row("01Z0007F:7530", "0A", 1) + tcp_row("0100007F:7530", "0A", 4));
-  CHECK_FALSE(listener_on_tcp("127.0.0.1", 30000, machine.root()));  // nobody shows a descriptor of inode 4
+  CHECK_FALSE(listener_on_tcp("127.0.0.1", 30001, machine.root()));
+}
+
+TEST_CASE("a process whose descriptors cannot be seen is told by its socket, which a restart changes") {
+  Machine machine;
+  machine.process(10, 500, {"socket:[100]"});
+  machine.write("proc/net/tcp", kTcpHead + tcp_row("0100007F:7530", "0A", 4711) + tcp_row("0100007F:7530", "0A", 4712));
+  CHECK(listener_on_tcp("127.0.0.1", 30000, machine.root()) == ProcessId{0, 4711});
+  machine.write("proc/net/tcp", kTcpHead + tcp_row("0100007F:7530", "0A", 4805));
+  CHECK(listener_on_tcp("127.0.0.1", 30000, machine.root()) == ProcessId{0, 4805});
 }

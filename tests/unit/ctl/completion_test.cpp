@@ -119,7 +119,7 @@ TEST_CASE("bash completes commands, and versions from behind their @, where it b
   CHECK(bash_offers(ckptctl + " show ") == "Qwen/Qwen3-8B@1 gt@2");
   CHECK(bash_offers(ckptctl + " show Qwen/Q") == "Qwen/Qwen3-8B@1");
   CHECK(bash_offers(ckptctl + " show gt@") == "2");
-  CHECK(bash_offers("ckptctl engine add e --kind=") == "sglang");
+  CHECK(bash_offers("ckptctl engine add e --kind=") == "sglang vllm lmdeploy");
   CHECK(bash_offers("ckptctl --socket /et") == "/etc");
   CHECK(bash_offers("ckptctl nonsense --nonsense ") .find("status") != std::string::npos);
 }

@@ -1,21 +1,27 @@
 """What scripts/gpu-check decides without a GPU: sizes, where things are, what torch's ref counter said, the report."""
 
+import contextlib
 import importlib.machinery
 import importlib.util
+import io
 import json
+import math
 import os
+import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 import types
 import unittest
+import unittest.mock
 import zipfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 sys.path[:0] = [os.path.join(ROOT, "scripts", "lib")]
 
-from gpu_check import context, gpu_rank, machine, place, report  # noqa: E402
+from gpu_check import (  # noqa: E402
+    checks_packed, checks_sanitizer, context, frame, gpu_rank, machine, place, report)
 from gpu_check.frame import Check, FAILED, Outcome, PASSED, SKIPPED  # noqa: E402
 
 LOADER = importlib.machinery.SourceFileLoader("gpu_check_program", os.path.join(ROOT, "scripts", "gpu-check"))
@@ -37,6 +43,13 @@ class Sizes(unittest.TestCase):
         self.assertEqual(context.bytes_for(about(128 * GIB, 16 * GIB)), 2 * GIB)
         self.assertEqual(context.bytes_for(about(20 * GIB, 80 * GIB)), 2 * GIB)
         self.assertEqual(context.bytes_for(about(1000)), context.SMALLEST_BYTES)
+
+    def test_the_gpu_that_was_chosen_counts(self):
+        two = about(1000 * GIB, 80 * GIB, 16 * GIB)
+        for number, each in enumerate(two["devices"]):
+            each["uuid"] = f"GPU-{number}"
+        self.assertEqual(context.bytes_for(two), 8 * GIB)
+        self.assertEqual(context.bytes_for(two, "GPU-1"), 2 * GIB)
 
     def test_what_a_person_types(self):
         self.assertEqual(program.size("8GiB"), 8 * GIB)
@@ -143,6 +156,94 @@ class Programs(unittest.TestCase):
                                   stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
             self.assertNotIn(done.returncode, (0, 2), f"{command}: {done.stderr}")
             self.assertRegex(done.stderr, "torch|GPU", f"{command}: {done.stderr}")
+
+
+class Sanitizer(unittest.TestCase):
+    """A program in the place of compute-sanitizer, which says what the real one says and runs nothing."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+        os.mkdir(os.path.join(self.folder, "bin"))
+        self.test = {"name": "contract_device_gpu", "seconds": 5, "command": ["/suite", "argument"]}
+
+    def run_with(self, *lines):
+        if lines:
+            path = os.path.join(self.folder, "bin", "compute-sanitizer")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write("#!/bin/sh\necho \"$@\"\n" + "\n".join(lines) + "\n")
+            os.chmod(path, 0o755)
+        check, = checks_sanitizer.checks(types.SimpleNamespace(place=types.SimpleNamespace(
+            contract=[self.test, {"name": "fence_device_gpu"}])))
+        self.assertEqual(check.needs, ("contract:contract_device_gpu",))
+        with unittest.mock.patch.dict(os.environ, {"CUDA_HOME": self.folder, "PATH": "/bin:/usr/bin"}), \
+                unittest.mock.patch.object(checks_sanitizer, "PLACES", ()), \
+                contextlib.redirect_stdout(io.StringIO()) as self.said, contextlib.redirect_stderr(io.StringIO()):
+            return check.run(types.SimpleNamespace(needs_real_gpu=lambda: None))
+
+    def test_no_errors(self):
+        outcome = self.run_with("echo '========= ERROR SUMMARY: 0 errors'")
+        self.assertEqual((outcome.status, outcome.sentence), ("passed", "ERROR SUMMARY: 0 errors"))
+        self.assertRegex(self.said.getvalue(), "--tool memcheck .* /suite argument")
+
+    def test_errors(self):
+        with self.assertRaisesRegex(AssertionError, "found errors: .*2 errors"):
+            self.run_with("echo '========= ERROR SUMMARY: 2 errors'", "exit 86")
+
+    def test_a_suite_that_fails_by_itself(self):
+        with self.assertRaisesRegex(AssertionError, "exit status 1 under"):
+            self.run_with("echo '========= ERROR SUMMARY: 0 errors'", "exit 1")
+
+    def test_absent_unable_and_skipped(self):
+        with self.assertRaisesRegex(frame.Skip, "there is no compute-sanitizer here"):
+            self.run_with()
+        with self.assertRaisesRegex(frame.Skip, "does not run here: .*no debugger"):
+            self.run_with("echo '========= Error: no debugger'", "exit 1")
+        self.assertEqual(self.run_with("echo skipped: no GPU", "exit 77").status, "skipped")
+
+
+class Packed(unittest.TestCase):
+    def test_the_bytes_are_those_of_the_list_and_most_tensors_begin_anywhere(self):
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        listed, packed = checks_packed.write_inputs(folder)
+        with open(listed, encoding="utf-8") as file:
+            tensors = json.load(file)
+        self.assertEqual(os.path.getsize(packed), sum(size for *_, size in tensors))
+        widths = {"uint8": 1, "float8_e4m3fn": 1, "bfloat16": 2, "float16": 2, "float32": 4, "int64": 8}
+        begin = odd = 0
+        for _, dtype, shape, size in tensors:
+            self.assertEqual(size, math.prod(shape) * widths[dtype])
+            odd += begin % widths[dtype] != 0
+            begin += size
+        self.assertGreater(odd, 2)
+
+
+class Names(unittest.TestCase):
+    def test_an_instance_of_a_divided_gpu_is_told_by_the_older_call(self):
+        import ctypes
+
+        def older(of_gpu, _device):
+            ctypes.memmove(of_gpu, bytes(range(16)), 16)
+            return 0
+
+        cuda = types.SimpleNamespace(cuDeviceGetUuid=older)
+        self.assertFalse(machine.is_instance(cuda, 0, bytes(range(16))))
+        self.assertTrue(machine.is_instance(cuda, 0, bytes(16)))
+        self.assertFalse(machine.is_instance(types.SimpleNamespace(), 0, bytes(16)))  # where the driver has dropped it
+
+
+class Libraries(unittest.TestCase):
+    def test_another_nccl_is_for_ckptd_and_not_for_torch(self):
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        where = types.SimpleNamespace(environment=lambda *_: dict(os.environ))
+        for before in (None, "/opt/lib"):
+            with unittest.mock.patch.dict(os.environ, {"LD_LIBRARY_PATH": before} if before else {}):
+                scratch = tempfile.mkdtemp(dir=folder)
+                made = context.Context(where, {"python": {}}, scratch, "python3", 1, False, "/etc/hostname")
+                self.assertTrue(os.environ["LD_LIBRARY_PATH"].startswith(os.path.join(scratch, "nccl")))
+                self.assertEqual(made.python_environment().get("LD_LIBRARY_PATH"), before)
 
 
 class Choice(unittest.TestCase):

@@ -84,5 +84,7 @@ TEST_CASE("a page of text is cut, odd bytes do not throw") {
   CHECK(long_answer.error().sentence.size() < 3000);
   CHECK_FALSE(sglang::read_update_answer(400, "{\"message\":\"\xff\xfe\"}"));
   CHECK_FALSE(sglang::read_update_answer(200, std::string(500'000, '[')));
+  const auto nested = "{\"detail\":" + std::string(500'000, '[') + std::string(500'000, ']') + "}";
+  CHECK(sglang::read_update_answer(500, nested).error().vendor.size() < 3000);
   CHECK_FALSE(sglang::read_update_answer(200, std::string("\0\0\0", 3)));
 }

@@ -1,0 +1,161 @@
+"""Workers of checkpoint-engine of every dialect, end to end: with the real Python of one version each, or with the reference
+rank. What an operator sees when a rank fails is a part of each test."""
+
+import json
+import os
+import time
+
+import harness
+import workers
+
+SHORT = {"timeouts": {"connect": "10s", "reload": "4s", "release": "2s", "finish": "4s"}, "push": {"bucket": "512KiB"}}
+
+
+# What ranks raise for the fault fail_load.
+RAISED = "told to fail" if harness.RANKS == "torch" else "the fault fail_load"
+
+
+class Dialect:
+    """One engine for all tests of a dialect: torch takes seconds to import."""
+
+    dialect = ""
+
+    @classmethod
+    def setUpClass(cls):
+        command = workers.rank_command(cls.dialect)
+        cls.shared = harness.Engine(devices=("HOST-0", "HOST-1"), rank_commands=[command])
+        cls.addClassCleanup(cls.shared.close)
+
+    def setUp(self):
+        super().setUp()
+        self._parts.append(self.shared)
+        self.shared.reset()
+        self.source = self.llama(megabytes=4)
+
+    def start(self, config=SHORT):
+        daemon = self.daemon(config)
+        daemon.add_engine("e", self.shared, "m")
+        daemon.load("m@1", self.source)
+        return daemon
+
+    def heals(self, daemon):
+        """The rank is free, and the next update makes everything well."""
+        self.shared.wait_idle()
+        harness.wait_until("the custodian to let go", lambda: not daemon.http("GET", "/v1/status")[1]["in_custody"])
+        self.shared.reset()
+        daemon.must("update", "m@1")
+        self.assert_holds(self.shared, self.source)
+        engine = daemon.engine("e")
+        self.assertEqual((engine["serving"], engine["poisoned"]), ("m@1", ""))
+
+    def fails(self, kind, poisoned, device="HOST-1", words=(), **how):
+        daemon = self.start()
+        self.shared.fault(device, kind, **how)
+        answer = daemon.ctl("update", "m@1")
+        self.assert_fails(answer, "peer_failed", device, *words)
+        if poisoned is not None:
+            self.assertEqual(bool(daemon.engine("e")["poisoned"]), poisoned)
+        self.heals(daemon)
+        return answer
+
+    def test_update_and_second_update(self):
+        daemon = self.start()
+        first = daemon.must("update", "m@1")
+        self.assert_holds(self.shared, self.source)
+        second = self.second(self.source)
+        daemon.load("m@2", second)
+        again = daemon.must("update", "m@2")
+        self.assert_holds(self.shared, second)
+        self.assertEqual(daemon.engine("e")["serving"], "m@2")
+        if self.dialect == "D":  # who stays after the first None is watched for that once; the second update knows
+            took = [[lane["finish_seconds"] for lane in update["result"]["engines"][0]["lanes"]] for update in (first, again)]
+            self.assertGreater(min(took[0]), 1)
+            self.assertLess(max(took[1]), min(took[0]))
+        for lane in first["result"]["engines"][0]["lanes"]:
+            self.assertEqual(lane["sessions"], 1)
+
+    def test_load_weights_fails(self):
+        answer = self.fails("fail_load", True, bucket=1)
+        said = answer.error["sentence"]
+        if self.dialect == "A":  # the rank tells nobody but its engine, whose answer is of its first rank
+            self.assertIn("went away", said)
+        elif self.dialect == "B":
+            self.assertIn("pickled exception", said)
+            self.assertIn(RAISED, said)
+        else:
+            self.assertIn("failed to load", said)
+            self.assertIn("Traceback", answer.error.get("vendor", ""))
+
+    def test_load_weights_fails_in_the_rank_whose_answer_is_the_engines(self):
+        answer = self.fails("fail_load", True, device="HOST-0", bucket=1)
+        said = answer.error["sentence"] + answer.error.get("vendor", "")
+        self.assertIn(RAISED, said)  # told by the rank itself, or by its engine
+
+    def test_opening_the_memory_fails(self):
+        self.fails("fail_open", None)  # poisoned if the other had its first bucket by then
+
+    def test_the_post_hook_fails(self):
+        self.fails("fail_post_hook", True, words=("post hook",))
+
+    def test_a_slow_post_hook_is_waited_for_beyond_the_release_deadline(self):
+        daemon = self.start()
+        for device in ("HOST-0", "HOST-1"):
+            self.shared.fault(device, "slow_post_hook", seconds=3)
+        daemon.must("update", "m@1")
+        self.assert_holds(self.shared, self.source)
+
+    def test_a_rank_is_killed_in_a_bucket(self):
+        self.fails("die", True, bucket=1)
+
+    def test_the_daemon_is_killed_in_mid_update(self):
+        daemon = self.daemon({**SHORT, "timeouts": {"custody": "20s"}})
+        daemon.add_engine("e", self.shared, "m")
+        daemon.load("m@1", self.source)
+        for device in ("HOST-0", "HOST-1"):
+            self.shared.fault(device, "slow", seconds=0.5)
+        daemon.detached("update", "m@1")
+        harness.wait_until("a bucket to be sent", lambda: "pushing" in phases(daemon), 15)
+        time.sleep(0.3)
+        daemon.kill9()
+        self.assertFalse(self.shared.idle(), "the kill came too late to test anything")
+        daemon.start()
+        self.shared.wait_idle(15)
+        self.assertGreaterEqual(self.shared.calls()[-1]["status"], 400)
+        self.assertTrue(daemon.engine("e")["poisoned"])
+        daemon.load("m@1", self.source)
+        self.heals(daemon)
+
+    def test_a_cancelled_update_frees_the_ranks(self):
+        daemon = self.start()
+        for device in ("HOST-0", "HOST-1"):
+            self.shared.fault(device, "slow", seconds=0.5)
+        job = daemon.detached("update", "m@1")
+        harness.wait_until("a bucket to be sent", lambda: "pushing" in phases(daemon), 15)
+        daemon.must("job", "cancel", job, "--force", json_output=False)
+        daemon.wait_job(job)
+        self.heals(daemon)
+
+
+def phases(daemon):
+    with open(os.path.join(daemon.state_dir, "state.json"), encoding="utf-8") as file:
+        return [update.get("phase") for update in json.load(file).get("updates", [])]
+
+
+class DialectA(Dialect, harness.Case):
+    dialect = "A"
+
+
+class DialectB(Dialect, harness.Case):
+    dialect = "B"
+
+
+class DialectC(Dialect, harness.Case):
+    dialect = "C"
+
+
+class DialectD(Dialect, harness.Case):
+    dialect = "D"
+
+
+if __name__ == "__main__":
+    harness.main()
