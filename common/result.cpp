@@ -18,7 +18,7 @@ constexpr std::array kNames{
     KindName{ErrorKind::no_space, "no_space"},                 KindName{ErrorKind::denied, "denied"},
     KindName{ErrorKind::unsupported, "unsupported"},           KindName{ErrorKind::corrupt, "corrupt"},
     KindName{ErrorKind::timed_out, "timed_out"},               KindName{ErrorKind::cancelled, "cancelled"},
-    KindName{ErrorKind::unavailable, "unavailable"},           KindName{ErrorKind::peer_failed, "peer_failed"},
+    KindName{ErrorKind::partial, "partial"},                   KindName{ErrorKind::unavailable, "unavailable"},           KindName{ErrorKind::peer_failed, "peer_failed"},
     KindName{ErrorKind::io, "io"},                             KindName{ErrorKind::internal, "internal"},
 };
 

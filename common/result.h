@@ -30,6 +30,7 @@ enum class ErrorKind {
   cancelled,         ///< a client asked for the end
   unavailable,       ///< a service that is needed is not there, or we are shutting down
   peer_failed,       ///< a rank or an engine reported a failure or died
+  partial,           ///< of several engines some have what was asked for, and some have not
   io,                ///< the operating system refused
   internal,          ///< a bug of ours
 };

@@ -157,6 +157,26 @@ Result<json> Client::remove_engine(const std::string& name) const {
   return call(request_for("DELETE", path_of_engine(name)));
 }
 
+Result<Answer<api::Engine>> Client::change_engine(const std::string& name, const api::EngineChange& change) const {
+  return typed(CKPTD_TRY(call(request_for("PATCH", path_of_engine(name), text_of(api::to_json(change))))),
+               api::parse_engine);
+}
+
+Result<Answer<api::Job>> Client::roll_back(const api::RollbackRequest& request) const {
+  return typed(
+      CKPTD_TRY(call(request_for("POST", "/v1/rollbacks", text_of(api::to_json(request)), request.idempotency_key))),
+      api::parse_job);
+}
+
+Result<Answer<api::Engine>> Client::set_drained(const std::string& engine, bool drained) const {
+  return typed(CKPTD_TRY(call(request_for("POST", path_of_engine(engine) + (drained ? "/drain" : "/undrain")))),
+               api::parse_engine);
+}
+
+Result<Answer<api::Status>> Client::set_node_drained(bool drained) const {
+  return typed(CKPTD_TRY(call(request_for("POST", drained ? "/v1/drain" : "/v1/undrain"))), api::parse_status);
+}
+
 Result<Answer<api::Status>> Client::status() const {
   return typed(CKPTD_TRY(call(request_for("GET", "/v1/status"))), api::parse_status);
 }

@@ -74,6 +74,10 @@ class Client {
   Result<Answer<api::Engine>> engine(const std::string& name) const;
   Result<Answer<api::Engine>> put_engine(const api::EngineRequest& request) const;
   Result<nlohmann::json> remove_engine(const std::string& name) const;
+  Result<Answer<api::Engine>> change_engine(const std::string& name, const api::EngineChange& change) const;
+  Result<Answer<api::Job>> roll_back(const api::RollbackRequest& request) const;
+  Result<Answer<api::Engine>> set_drained(const std::string& engine, bool drained) const;
+  Result<Answer<api::Status>> set_node_drained(bool drained) const;
 
   Result<Answer<api::Status>> status() const;
   Result<Answer<api::Reload>> reload() const;

@@ -33,6 +33,9 @@ struct Typed {
   std::string timeout = "30s", policy = "availability";
   std::vector<std::string> engines;
   api::EngineRequest engine;
+  std::string target, pause, on_failure, weight_version;
+  std::optional<std::uint64_t> max_unavailable;
+  bool no_follow = false, all = false;
   bool json = false, keep = false, detach = false, dry_run = false, force = false, keep_cache = false, tensors = false,
        forget = false, once = false;
   std::string shell;
@@ -76,8 +79,12 @@ Result<Command> finish_update(const Typed& typed) {
                              .dry_run = typed.dry_run,
                              .force = typed.force,
                              .bucket_bytes = std::nullopt,
-                             .flush_cache = !typed.keep_cache,
+                             .weight_version = typed.weight_version,
                              .idempotency_key = typed.idempotency_key};
+  if (typed.keep_cache) request.flush_cache = false;
+  if (!typed.pause.empty()) request.pause = typed.pause;
+  if (!typed.on_failure.empty()) request.on_failure = typed.on_failure;
+  request.max_unavailable = typed.max_unavailable;
   if (!typed.bucket_size.empty()) request.bucket_bytes = CKPTD_TRY(parse_bytes(typed.bucket_size));
   return Update{std::move(request), typed.detach};
 }
@@ -143,6 +150,16 @@ void add_load_and_update(CLI::App& app, Typed& typed) {
   update->add_option("--bucket-size", typed.bucket_size,
                      "bytes of a bucket, as in 512MiB. Default: the daemon's choice");
   update->add_flag("--keep-cache", typed.keep_cache, "do not ask the engines to flush their cache");
+  update->add_option("--pause", typed.pause,
+                     "what becomes of requests meanwhile: none, abort, retract, in_place, keep, wait or auto. Default: as "
+                     "each engine is registered");
+  update->add_option("--on-failure", typed.on_failure,
+                     "of an update that leaves a mixture: repush (the last good version, once) or hold. Default: as each "
+                     "engine is registered");
+  update->add_option("--weight-version", typed.weight_version, "the label that engines tell. Default: VERSION");
+  update->add_option("--max-unavailable", typed.max_unavailable,
+                     "how many of the engines that serve may be out of service at once; 0: all. Default: 1 when several "
+                     "serve");
   add_start_of_job(update, typed);
   on_finish(update, typed, finish_update);
 }
@@ -231,12 +248,33 @@ void add_engines(CLI::App& app, Typed& typed) {
   add->add_option("--transfer", typed.engine.transfer,
                   "how a vLLM is given weights: native, checkpoint-engine, or auto: native where the server offers it")
       ->check(CLI::IsMember(std::vector<std::string>(proto::control::kTransfers.begin(), proto::control::kTransfers.end())));
+  stands_for(Stands::version, typed,
+             add->add_option("--target", typed.engine.target,
+                             "NAME@VERSION that it should serve, if nothing was said of that yet"));
+  add->add_flag("--no-follow", typed.no_follow, "never bring it to its target without being asked");
+  add->add_option("--wake", typed.engine.wake,
+                  "what an update wakes of it when it sleeps: none, weights or all")
+      ->capture_default_str();
+  add->add_option("--pause", typed.engine.pause,
+                  "what becomes of its requests during an update: none, abort, retract, in_place, keep, wait or auto")
+      ->capture_default_str();
+  add->add_flag("--keep-cache", typed.keep_cache, "its cache is not flushed after an update");
+  add->add_option("--on-failure", typed.engine.on_failure,
+                  "of an update that leaves a mixture: repush (the last good version, once) or hold")
+      ->capture_default_str();
   on_finish(add, typed, [](const Typed& chosen) {
     auto request = chosen.engine;
+    request.follow = !chosen.no_follow;
+    request.flush_cache = !chosen.keep_cache;
     for (auto* path : {&request.api_key_file, &request.admin_key_file})
       if (!path->empty()) *path = std::filesystem::absolute(*path).lexically_normal().string();
     return AddEngine{std::move(request)};
   });
+  auto* set = engine->add_subcommand("set", "move an engine's target; it is brought there by itself");
+  stands_for(Stands::engine, typed, set->add_option("name", typed.name, "the engine"))->required();
+  stands_for(Stands::version, typed, set->add_option("--target", typed.target, "NAME@VERSION that it should serve"))
+      ->required();
+  on_finish(set, typed, [](const Typed& chosen) { return SetEngine{chosen.name, {chosen.target}}; });
   on_finish(engine->add_subcommand("list", "list the engines"), typed, [](const Typed&) { return ListEngines{}; });
   auto* show = engine->add_subcommand("show", "show one engine");
   stands_for(Stands::engine, typed, show->add_option("name", typed.name, "the engine"))->required();
@@ -246,6 +284,36 @@ void add_engines(CLI::App& app, Typed& typed) {
   on_finish(remove, typed, [](const Typed& chosen) { return RemoveEngine{chosen.name}; });
 }
 
+Result<Command> finish_drain(const Typed& typed, bool drained) {
+  if (typed.all && !typed.name.empty())
+    return fail(ErrorKind::invalid_argument, "--all is the node with all its engines: leave '{}' out", typed.name);
+  if (!typed.all && typed.name.empty())
+    return fail(ErrorKind::invalid_argument, "name an engine, or write --all for the node with all its engines");
+  return SetDrained{typed.name, drained};
+}
+
+void add_service(CLI::App& app, Typed& typed) {
+  auto* rollback = app.add_subcommand("rollback", "bring engines back to what they were given before");
+  stands_for(Stands::engine, typed,
+             rollback->add_option("--engine", typed.engines,
+                                  "only this engine; may be repeated. Default: all that can go back"))
+      ->allow_extra_args(false);
+  rollback->add_flag("--force", typed.force, "even if names, shapes or dtypes differ from what an engine serves");
+  add_start_of_job(rollback, typed);
+  on_finish(rollback, typed, [](const Typed& chosen) {
+    return RollBack{{.engines = chosen.engines, .force = chosen.force, .idempotency_key = chosen.idempotency_key},
+                    chosen.detach};
+  });
+  for (const bool drained : {true, false}) {
+    auto* drain = app.add_subcommand(drained ? "drain" : "undrain",
+                                     drained ? "take an engine, or the node, out of service: nothing is pushed until undrain"
+                                             : "bring it back into service");
+    stands_for(Stands::engine, typed, drain->add_option("name", typed.name, "the engine"));
+    drain->add_flag("--all", typed.all, "the node with all its engines");
+    on_finish(drain, typed, [drained](const Typed& chosen) { return finish_drain(chosen, drained); });
+  }
+}
+
 void add_watch(CLI::App& app, Typed& typed) {
   auto* watch = app.add_subcommand("watch", "show what happens, line by line, until Ctrl-C");
   watch->add_flag("--once", typed.once, "end when the daemon ends, instead of waiting for it to come back");
@@ -253,7 +321,7 @@ void add_watch(CLI::App& app, Typed& typed) {
 }
 
 void add_wait(CLI::App& app, Typed& typed) {
-  auto* wait = app.add_subcommand("wait", "wait until a job has ended, or an engine is idle and serves its target");
+  auto* wait = app.add_subcommand("wait", "wait until a job has ended, or an engine serves its target and is ready");
   stands_for(Stands::subject, typed, wait->add_option("subject", typed.subject, "job/ID or engine/NAME"))->required();
   stands_for(Stands::version, typed,
              wait->add_option("--serving", typed.serving,
@@ -274,6 +342,7 @@ void add_all(CLI::App& app, Typed& typed) {
   add_checkpoints(app, typed);
   add_jobs(app, typed);
   add_engines(app, typed);
+  add_service(app, typed);
   add_wait(app, typed);
   auto* completion = app.add_subcommand("completion", "print the completion script of a shell");
   stands_for(Stands::shell, typed, completion->add_option("shell", typed.shell, "bash, fish or zsh"))->required();

@@ -66,6 +66,18 @@ struct ShowEngine {
 struct RemoveEngine {
   std::string name;
 };
+struct SetEngine {
+  std::string name;
+  api::EngineChange change;
+};
+struct RollBack {
+  api::RollbackRequest request;
+  bool detach = false;
+};
+struct SetDrained {
+  std::string engine;  ///< empty: the node
+  bool drained = true;
+};
 struct WaitForJob {
   std::string id;
   std::chrono::milliseconds timeout{};
@@ -86,7 +98,8 @@ struct Complete {
 
 using Command =
     std::variant<Load, Update, ListVersions, ShowVersion, ShowStatus, Reload, Evict, SetKept, Trim, ListJobs, ShowJob,
-                 WatchJob, Watch, TraceJob, CancelJob, Probe, AddEngine, ListEngines, ShowEngine, RemoveEngine, WaitForJob, WaitForEngine,
+                 WatchJob, Watch, TraceJob, CancelJob, Probe, AddEngine, ListEngines, ShowEngine, RemoveEngine, SetEngine,
+                 RollBack, SetDrained, WaitForJob, WaitForEngine,
                  ShowCompletionScript, Complete>;
 
 struct Invocation {

@@ -16,20 +16,26 @@ const std::string& wanted_by(const WaitForEngine& command, const api::Engine& en
 }
 
 bool has_arrived(const WaitForEngine& command, const api::Engine& engine) {
-  return engine.state == "idle" && engine.poisoned.empty() && engine.serving == wanted_by(command, engine);
+  // A ckptd from before the life cycle says idle, and nothing of readiness.
+  const bool is_well = engine.state == "idle" || (engine.state == "serving" && engine.ready);
+  const auto& wanted = wanted_by(command, engine);
+  return is_well && engine.poisoned.empty() && engine.serving == wanted && (!wanted.empty() || engine.state == "idle");
 }
 
 Error still_waiting(const WaitForEngine& command, const api::Engine& engine) {
   auto name_or_nothing = [](const std::string& name) { return name.empty() ? std::string("nothing") : name; };
-  return {ErrorKind::timed_out, fmt::format("engine {} is {} and serves {} after {}, not idle with {}", engine.name,
-                                            state_of(engine), name_or_nothing(engine.serving),
-                                            show_seconds(std::chrono::duration<double>(command.timeout).count()),
-                                            name_or_nothing(wanted_by(command, engine)))};
+  const auto& wanted = wanted_by(command, engine);
+  return {ErrorKind::timed_out,
+          fmt::format("engine {} is {} and serves {} after {}, and not {}{}", engine.name, state_of(engine),
+                      name_or_nothing(engine.serving),
+                      show_seconds(std::chrono::duration<double>(command.timeout).count()),
+                      wanted.empty() ? "a target, of which it has none" : wanted,
+                      engine.why.empty() ? "" : ": " + engine.why)};
 }
 
-/// Poison does not go away by waiting; an update that is running may still take it away.
+/// Poison does not go away by waiting, unless an update is running or is going to be begun by the daemon.
 bool is_hopeless(const api::Engine& engine) {
-  return is_poisoned(engine) && engine.state != "updating";
+  return is_poisoned(engine) && engine.state != "updating" && !heals_by_itself(engine);
 }
 
 Error hopeless(const api::Engine& engine) {
@@ -64,6 +70,26 @@ Result<int> run(const RemoveEngine& command, const Context& context) {
   return api::kExitSuccess;
 }
 
+Result<int> run(const SetEngine& command, const Context& context) {
+  auto engine = CKPTD_TRY(context.client.change_engine(command.name, command.change));
+  context.print(engine.json, show_engine(engine.value, context.view()));
+  return api::kExitSuccess;
+}
+
+Result<int> run(const SetDrained& command, const Context& context) {
+  if (command.engine.empty()) {
+    auto status = CKPTD_TRY(context.client.set_node_drained(command.drained));
+    context.print(status.json, command.drained
+                                   ? "the node is out of service: running jobs go on, nothing new is pushed (ckptctl "
+                                     "undrain --all)\n"
+                                   : "the node is in service\n");
+    return api::kExitSuccess;
+  }
+  auto engine = CKPTD_TRY(context.client.set_drained(command.engine, command.drained));
+  context.print(engine.json, show_engine(engine.value, context.view()));
+  return api::kExitSuccess;
+}
+
 Result<int> run(const WaitForEngine& command, const Context& context) {
   auto deadline = Deadline::in(command.timeout);
   while (true) {
@@ -71,7 +97,7 @@ Result<int> run(const WaitForEngine& command, const Context& context) {
     if (has_arrived(command, engine.value)) {
       auto serves = engine.value.serving.empty() ? "nothing" : engine.value.serving;
       context.print(engine.json,
-                    printable(fmt::format("engine {} is idle and serves {}", command.name, serves)) + "\n");
+                    printable(fmt::format("engine {} serves {}", command.name, serves)) + "\n");
       return api::kExitSuccess;
     }
     if (is_hopeless(engine.value)) return std::unexpected(hopeless(engine.value));

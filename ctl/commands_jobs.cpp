@@ -75,6 +75,10 @@ Result<int> run(const Update& command, const Context& context) {
   return api::kExitSuccess;
 }
 
+Result<int> run(const RollBack& command, const Context& context) {
+  return follow_or_detach(CKPTD_TRY(context.client.roll_back(command.request)), command.detach, context);
+}
+
 Result<int> run(const ListJobs&, const Context& context) {
   auto jobs = CKPTD_TRY(context.client.jobs());
   context.print(jobs.json, show_jobs(jobs.value, context.view()));

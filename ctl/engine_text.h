@@ -13,6 +13,9 @@ bool is_poisoned(const proto::control::Engine& engine);
 /// words.
 std::string state_of(const proto::control::Engine& engine);
 
+/// The daemon is going to give it its target: there is something to wait for.
+bool heals_by_itself(const proto::control::Engine& engine);
+
 /// What an operator does about a poisoned engine.
 std::string cure_for(const proto::control::Engine& engine);
 

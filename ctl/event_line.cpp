@@ -32,11 +32,10 @@ Words words_of(const Engine& engine, Event::Kind kind) {
   auto subject = "engine " + engine.name;
   if (kind == Event::Kind::engine_removed) return {subject, "removed", ""};
   if (engine.state == "updating") {
-    auto target = engine.target.empty() ? std::string() : "target " + engine.target;
-    auto by = engine.job.empty() ? std::string() : "by " + engine.job;
-    return {subject, engine.state, target + (target.empty() || by.empty() ? "" : ", ") + by};
+    return {subject, engine.state, engine.job.empty() ? "" : "by " + engine.job};
   }
   if (engine.state == "poisoned") return {subject, engine.state, engine.poisoned};
+  if (engine.state != "serving" && !engine.why.empty()) return {subject, engine.state, engine.why};
   return {subject, engine.state, engine.serving.empty() ? "serves nothing of ours yet" : "serves " + engine.serving};
 }
 

@@ -29,27 +29,74 @@ std::string show_engines(const std::vector<Engine>& engines, const View& view) {
                {"DEVICES", true},
                {"ENDPOINT", true}},
               {}};
-  std::string cures;
+  std::string notes;
   for (const auto& engine : engines) {
     table.rows.push_back({engine.name, engine.kind, state_of(engine), engine.serving, engine.target, engine.checkpoint,
                           show_devices(engine.devices), engine.endpoint});
+    if (!engine.why.empty()) notes += printable(fmt::format("{}: {}", engine.name, engine.why)) + "\n";
     if (is_poisoned(engine))
-      cures += printable(fmt::format("{} is poisoned: {}; {}", engine.name, engine.poisoned, cure_for(engine))) + "\n";
+      notes += printable(fmt::format("{} is poisoned: {}; {}", engine.name, engine.poisoned, cure_for(engine))) + "\n";
   }
-  return render(table, view.width, view.utf8) + (cures.empty() ? "" : "\n" + cures);
+  return render(table, view.width, view.utf8) + (notes.empty() ? "" : "\n" + notes);
 }
 
-std::string show_engine(const Engine& engine, const View&) {
+namespace {
+
+std::string state_and_since(const Engine& engine, const View& view) {
+  auto text = state_of(engine);
+  if (engine.since)
+    text += fmt::format(" for {}", show_seconds(std::max(0.0, std::chrono::duration<double>(view.now - *engine.since).count())));
+  if (engine.ready) text += ", ready";
+  return text;
+}
+
+/// What its server tells of itself.
+std::string server_of(const Engine& engine) {
+  std::vector<std::string> parts;
+  if (!engine.server.empty()) parts.push_back(engine.server);
+  if (engine.pid != 0) parts.push_back(fmt::format("pid {}", engine.pid));
+  if (!engine.label.empty()) parts.push_back(fmt::format("weight version {}", engine.label));
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+/// What the daemon does by itself, and did.
+std::string by_itself(const Engine& engine) {
+  if (engine.next.empty()) return {};  // of a daemon from before the life cycle
+  auto text = std::string(engine.follow ? "brought to its target" : "only watched: it is updated by hand");
+  if (engine.own_updates + engine.own_failures > 0)
+    text += fmt::format(", {} updates so far, {} failed", engine.own_updates + engine.own_failures, engine.own_failures);
+  if (engine.restarts > 0) text += fmt::format(", {} restarts seen", engine.restarts);
+  return text;
+}
+
+std::string policy_of(const Engine& engine) {
+  auto text = fmt::format("pause {}, cache {}, on failure {}", engine.pause, engine.flush_cache ? "flushed" : "kept",
+                          engine.on_failure);
+  if (!engine.paused.empty()) text += fmt::format("\nPAUSED by ckptd ({})", engine.paused);
+  if (engine.held) text += "\nHELD as it is, until somebody updates it";
+  return text;
+}
+
+}  // namespace
+
+std::string show_engine(const Engine& engine, const View& view) {
   return render_fields({
       {"engine", engine.name},
       {"kind", engine.kind},
       {"endpoint", engine.endpoint},
       {"checkpoint", engine.checkpoint},
       {"devices", show_devices(engine.devices)},
-      {"state", state_of(engine)},
+      {"state", state_and_since(engine, view)},
+      {"why", engine.why},
       {"serving", engine.serving},
       {"target", engine.target},
       {"transfer", engine.transfer == "auto" ? "" : engine.transfer},
+      {"previous", engine.previous},
+      {"server", server_of(engine)},
+      {"by itself", by_itself(engine)},
+      {"updates", policy_of(engine)},
+      {"last error", engine.last_error},
+      {"warnings", fmt::format("{}", fmt::join(engine.warnings, "\n"))},
       {"API key file", engine.api_key_file},
       {"admin key file", engine.admin_key_file},
       {"poisoned", is_poisoned(engine) ? engine.poisoned + "\n" + cure_for(engine) : ""},

@@ -21,6 +21,8 @@ std::string engine_in_status(const Engine& engine) {
   line += engine.serving.empty() ? ", serves nothing that we know of" : ", serves " + engine.serving;
   if (!engine.target.empty() && engine.target != engine.serving) line += ", should serve " + engine.target;
   if (is_poisoned(engine)) line += fmt::format("\n  {}\n  {}", engine.poisoned, cure_for(engine));
+  if (!engine.why.empty()) line += "\n  " + engine.why;
+  for (const auto& warning : engine.warnings) line += "\n  warning: " + warning;
   return line;
 }
 

@@ -162,6 +162,11 @@ operations::Options operations_options(const config::Config& config) {
                        config.upload_timeout, config.receipt_timeout};
   options.engine_timeout = config.engine_timeout;
   options.ping_timeout = config.ping_timeout;
+  options.engine_step = config.engine_step_timeout;
+  options.engine_poll = config.engine_poll;
+  options.engine_poll_slowest = config.engine_poll_slowest;
+  options.engine_retry = config.engine_retry;
+  options.engine_retry_slowest = config.engine_retry_slowest;
   options.answer_grace = config.answer_grace;
   options.rank_grace = config.rank_grace;
   options.load_answer = config.load_answer;
@@ -179,6 +184,15 @@ operations::Options operations_options(const config::Config& config) {
   return options;
 }
 
+std::string name_of(config::Wake wake) {
+  switch (wake) {
+    case config::Wake::weights: return "weights";
+    case config::Wake::all: return "all";
+    case config::Wake::none: break;
+  }
+  return "none";
+}
+
 api::EngineRequest request_of(const config::Engine& engine) {
   return {.name = engine.name,
           .kind = engine.kind,
@@ -187,10 +201,16 @@ api::EngineRequest request_of(const config::Engine& engine) {
           .devices = engine.devices,
           .api_key_file = engine.api_key_file,
           .admin_key_file = engine.admin_key_file,
-          .transfer = engine.transfer};
+          .transfer = engine.transfer,
+          .target = engine.target,
+          .follow = engine.follow,
+          .wake = name_of(engine.wake),
+          .pause = engine.pause,
+          .flush_cache = engine.flush_cache,
+          .on_failure = engine.on_failure};
 }
 
-/// Engines of the configuration are registered once; what the journal knows of an engine stays.
+/// Engines of the configuration are registered at every start; what the journal knows of an engine stays.
 Result<> seed_engines(operations::Operations& operations, const config::Config& config) {
   for (const auto& engine : config.engines)
     if (auto put = operations.put_engine(request_of(engine)); !put)
@@ -264,6 +284,7 @@ class Running final : public Assembly {
   std::chrono::milliseconds shutdown_timeout() const override { return config().shutdown; }
 
   void stop() override {
+    operations_->stop_watching();  // a look that is under way may last as long as timeouts.ping
     metrics_server_.reset();
     server_.reset();
     const auto by = Deadline::in(shutdown_timeout());

@@ -109,6 +109,14 @@ Codec<std::string> version_id() {
           toml_text};
 }
 
+Codec<std::string> optional_version_id() {
+  return {[some = version_id(), any = text(true)](const Node& node) -> Result<std::string> {
+            const auto given = any.parse(node);
+            return given && given->empty() ? std::string() : some.parse(node);
+          },
+          toml_text};
+}
+
 Codec<std::string> checkpoint_name() {
   return {[](const Node& node) -> Result<std::string> {
             auto text = CKPTD_TRY(parse_some_text(node, "the name of a checkpoint"));

@@ -34,6 +34,7 @@ Codec<std::string> name();
 
 /// NAME@VERSION, as far as that there is one '@'; the grammar of both belongs to the room weights. And NAME alone.
 Codec<std::string> version_id();
+Codec<std::string> optional_version_id();  ///< or the empty text
 Codec<std::string> checkpoint_name();
 
 /// An absolute path; one from a flag may be relative and is made absolute.

@@ -22,6 +22,7 @@ enum class FanOut { automatic, independent, broadcast };
 enum class Backend { automatic, local, nccl };
 enum class Receipt { required, advisory };
 enum class IoPriority { none, best_effort, idle };
+enum class Wake { none, weights, all };
 
 struct Preload {
   std::string checkpoint;  ///< NAME@VERSION
@@ -35,6 +36,12 @@ struct Engine {
   std::vector<std::string> devices = {};
   std::string api_key_file = {}, admin_key_file = {};  ///< paths; empty: no such key
   std::string transfer = "auto";                       ///< auto, checkpoint-engine or native
+  std::string target = {};  ///< NAME@VERSION, for an engine that has none yet; empty: none
+  bool follow = true;
+  std::string pause = "auto";  ///< fleet::Pause by name, or auto
+  bool flush_cache = true;
+  std::string on_failure = "repush";  ///< fleet::OnFailure by name
+  Wake wake = Wake::none;
   bool operator==(const Engine&) const = default;
 };
 
@@ -78,8 +85,11 @@ struct Config {
   std::chrono::milliseconds load_no_progress{60'000};
   std::chrono::milliseconds connect_timeout{300'000}, reload_timeout{120'000}, release_timeout{60'000},
       finish_timeout{600'000}, receipt_timeout{5'000}, upload_timeout{60'000}, engine_timeout{1'800'000};
+  std::chrono::milliseconds engine_step_timeout{60'000};  ///< pausing, resuming, flushing: one short call
   std::chrono::milliseconds engine_connect_timeout{5'000}, ping_timeout{5'000}, answer_grace{10'000},
       rank_grace{500}, spread_grace{5'000}, nccl_start_timeout{60'000};
+  std::chrono::milliseconds engine_poll{2'000}, engine_poll_slowest{15'000};
+  std::chrono::milliseconds engine_retry{10'000}, engine_retry_slowest{600'000};
   std::chrono::milliseconds load_answer{2'000};
   std::chrono::milliseconds control_read_timeout{30'000}, control_handler_timeout{60'000},
       control_write_timeout{30'000}, control_drain{1'000}, control_bind_timeout{5'000};

@@ -137,6 +137,18 @@ std::vector<Key<Config>> make_config_keys() {
           "quarantine, with a warning) or advisory (a rank that cannot tell, because of another uid or a /dev/shm of its "
           "own, is believed when it acknowledges the release).", Change::reload),
 
+      key("watch.poll", "", &C::engine_poll, duration(),
+          "How often each engine is looked at.", Change::reload),
+      key("watch.poll_slowest", "", &C::engine_poll_slowest, duration(),
+          "How seldom at most while it cannot be reached: the time between two looks doubles from watch.poll up to this.",
+          Change::reload),
+      key("watch.retry", "", &C::engine_retry, duration(),
+          "How long the daemon waits after an update of an engine that failed before it begins one by itself.",
+          Change::reload),
+      key("watch.retry_slowest", "", &C::engine_retry_slowest, duration(),
+          "How long at most: the time doubles with every failure in a row, from watch.retry up to this.",
+          Change::reload),
+
       key("timeouts.load_no_progress", "", &C::load_no_progress, duration(),
           "A load fails when no byte has arrived for this long; there is no limit on its total time.",
           Change::reload),
@@ -148,9 +160,14 @@ std::vector<Key<Config>> make_config_keys() {
       key("timeouts.reload", "", &C::reload_timeout, duration(), "How long a rank may take to load one bucket.",
           Change::reload),
       key("timeouts.release", "", &C::release_timeout, duration(),
-          "How long a rank may take to let go of the arena after the last bucket.", Change::reload),
+          "How long a rank may take to let go of the arena after the last bucket; while its worker may be one that runs "
+          "the post hook there (checkpoint-engine before 0.4.0), timeouts.finish is added.", Change::reload),
       key("timeouts.finish", "", &C::finish_timeout, duration(),
           "How long a rank may take to process its weights after the last bucket.", Change::reload),
+      key("timeouts.engine_step", "", &C::engine_step_timeout, duration(),
+          "One of the short calls to an engine around an update: to pause it, to resume it, to flush its cache, to set its "
+          "weight version.",
+          Change::reload),
       key("timeouts.receipt", "", &C::receipt_timeout, duration(),
           "How long a rank may take to unmap the arena of a GPU after it has finished.", Change::reload),
       key("timeouts.upload", "", &C::upload_timeout, duration(), "How long the device may take to copy one bucket.",
@@ -242,6 +259,32 @@ const std::vector<Key<Engine>>& engine_keys() {
           choice<std::string>({{"auto", "auto"}, {"checkpoint-engine", "checkpoint-engine"}, {"native", "native"}}),
           "How a vLLM is given weights: native (its own weight transfer, from 0.22 on), checkpoint-engine (its worker "
           "extension), or auto: native where the server offers it.",
+          Change::reload),
+      key("target", "", &Engine::target, optional_version_id(),
+          "NAME@VERSION that it should serve as long as nobody has said anything else; afterwards only updates, rollbacks "
+          "and ckptctl engine set move its target; empty: none until the first update.",
+          Change::reload),
+      key("follow", "", &Engine::follow, truth(),
+          "Whether the daemon brings it to its target by itself when it appears, comes back or is poisoned. false: for "
+          "those who hold the trigger themselves, it is only watched.",
+          Change::reload),
+      key("pause", "", &Engine::pause,
+          choice<std::string>({{"auto", "auto"}, {"none", "none"}, {"abort", "abort"}, {"retract", "retract"},
+                               {"in_place", "in_place"}, {"keep", "keep"}, {"wait", "wait"}}),
+          "What becomes of its requests while it is updated: none (they may be answered by a mixture), abort, retract or "
+          "in_place (SGLang), abort, keep or wait (vLLM); auto: retract of SGLang, wait of vLLM, where the server can.",
+          Change::reload),
+      key("flush_cache", "", &Engine::flush_cache, truth(),
+          "Whether its cache of prefixes is flushed after an update.", Change::reload),
+      key("on_failure", "", &Engine::on_failure,
+          choice<std::string>({{"repush", "repush"}, {"hold", "hold"}}),
+          "What becomes of it when an update fails and leaves a mixture: repush (it is given its last good version again, "
+          "once) or hold (it is left as it is, paused if ckptd has paused it).",
+          Change::reload),
+      key("wake", "", &Engine::wake,
+          choice<Wake>({{"none", Wake::none}, {"weights", Wake::weights}, {"all", Wake::all}}),
+          "What an update wakes of a server that sleeps: none (the update is refused), weights (what they need; the rest is "
+          "left to whoever put it to sleep) or all.",
           Change::reload),
   };
   return keys;

@@ -158,4 +158,50 @@ Result<Response> delete_engine(Operations& operations, const Call& call) {
   return ok(json::object());
 }
 
+Result<Response> patch_engine(Operations& operations, const Call& call) {
+  auto change = CKPTD_TRY(api::parse_engine_change(call.request.body));
+  return ok(api::to_json(CKPTD_TRY(operations.change_engine(part(call, "name"), change))));
+}
+
+/// For routers and probes: the status code alone says it, the body says why.
+Result<Response> engine_ready(Operations& operations, const Call& call) {
+  const auto engine = CKPTD_TRY(operations.engine(part(call, "name")));
+  const auto wanted = call.query.find("serving");
+  const bool is_wanted = wanted == call.query.end() || wanted->second == engine.serving;
+  const bool ready = engine.ready && is_wanted;
+  auto why = engine.why;
+  if (!ready && !engine.poisoned.empty()) why = engine.poisoned + (why.empty() ? "" : "; " + why);
+  if (engine.ready && !is_wanted) why = "it serves another version than " + wanted->second;
+  return Response{.status = ready ? 200u : 503u,
+                  .json = {{"ready", ready},
+                           {"engine", engine.name},
+                           {"state", engine.state},
+                           {"serving", engine.serving},
+                           {"target", engine.target},
+                           {"why", why}}};
+}
+
+Result<Response> drain_engine(Operations& operations, const Call& call) {
+  return ok(api::to_json(CKPTD_TRY(operations.set_drained(part(call, "name"), true))));
+}
+
+Result<Response> undrain_engine(Operations& operations, const Call& call) {
+  return ok(api::to_json(CKPTD_TRY(operations.set_drained(part(call, "name"), false))));
+}
+
+Result<Response> drain_node(Operations& operations, const Call&) {
+  return ok(api::to_json(CKPTD_TRY(operations.set_node_drained(true))));
+}
+
+Result<Response> undrain_node(Operations& operations, const Call&) {
+  return ok(api::to_json(CKPTD_TRY(operations.set_node_drained(false))));
+}
+
+Result<Response> post_rollback(Operations& operations, const Call& call) {
+  auto key = CKPTD_TRY(idempotency_key(call.request.headers));
+  auto request = CKPTD_TRY(api::parse_rollback_request(call.request.body));
+  request.idempotency_key = std::move(key);
+  return accepted(CKPTD_TRY(operations.roll_back(request)));
+}
+
 }  // namespace ckptd::control::handlers

@@ -37,5 +37,12 @@ Result<Response> list_engines(Operations&, const Call&);
 Result<Response> put_engine(Operations&, const Call&);
 Result<Response> get_engine(Operations&, const Call&);
 Result<Response> delete_engine(Operations&, const Call&);
+Result<Response> patch_engine(Operations&, const Call&);
+Result<Response> engine_ready(Operations&, const Call&);
+Result<Response> drain_engine(Operations&, const Call&);
+Result<Response> undrain_engine(Operations&, const Call&);
+Result<Response> drain_node(Operations&, const Call&);
+Result<Response> undrain_node(Operations&, const Call&);
+Result<Response> post_rollback(Operations&, const Call&);
 
 }  // namespace ckptd::control::handlers

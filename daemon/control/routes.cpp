@@ -47,6 +47,13 @@ const std::array kRoutes{
     Route{"PUT", kEngine, put_engine},
     Route{"GET", kEngine, get_engine},
     Route{"DELETE", kEngine, delete_engine},
+    Route{"PATCH", kEngine, patch_engine},
+    Route{"GET", "/v1/engines/{name}/ready", engine_ready, {"serving"}},
+    Route{"POST", "/v1/engines/{name}/drain", drain_engine},
+    Route{"POST", "/v1/engines/{name}/undrain", undrain_engine},
+    Route{"POST", "/v1/drain", drain_node},
+    Route{"POST", "/v1/undrain", undrain_node},
+    Route{"POST", "/v1/rollbacks", post_rollback},
 };
 
 std::vector<std::string_view> segments_of(std::string_view path) {

@@ -16,11 +16,12 @@
 #include <vector>
 
 #include "common/listeners.h"
+#include "common/process.h"
 #include "common/result.h"
 
 namespace ckptd::journal {
 
-inline constexpr int kFormat = 2;
+inline constexpr int kFormat = 2;  ///< 1 had no life cycle and no keys
 
 /// A version as an engine has it: identity and schema tell whether it is still the same one.
 struct VersionRecord {
@@ -36,8 +37,22 @@ struct EngineRecord {
   std::string endpoint = {};
   std::string checkpoint = {};
   std::vector<std::string> devices = {};  ///< uuids; empty: all
-  std::optional<VersionRecord> target = {}, serving = {};
+  bool follow = true;           ///< the daemon may act by itself on it
+  std::string wake = "none";    ///< a sleeping server that is to be given a version: none, weights or all of it is woken
+  std::optional<VersionRecord> target = {};
+  std::optional<VersionRecord> serving = {};   ///< what it was given last, in full
+  std::optional<VersionRecord> previous = {};  ///< what it was given before that: where a rollback goes
   std::string poisoned = {};  ///< empty, or why it may hold a mixture
+  std::optional<ProcessId> listener = {};  ///< the server that was given `serving`, or was poisoned
+  std::string label = {};                  ///< the weight version that it told afterwards; empty: none
+  std::string lost = {};                   ///< empty, or why it does not hold `serving` any more
+  bool changed_by_others = false;          ///< that is because somebody else gave it weights
+  bool drained = false;                    ///< out of service until an operator says otherwise
+  std::string pause = "auto";         ///< what becomes of requests during an update: fleet::Pause by name, or auto
+  bool flush_cache = true;            ///< after an update
+  std::string on_failure = "repush";  ///< fleet::OnFailure by name
+  std::string paused = {};            ///< empty, or how ckptd has paused it: then it is ckptd that resumes it
+  bool held = false;                  ///< its update failed, and it is to be left as it is until somebody says otherwise
   std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys; empty: none. Since format 2
   std::string transfer = "auto";  ///< how a vLLM is given weights: auto, checkpoint-engine or native
   bool operator==(const EngineRecord&) const = default;
@@ -64,6 +79,7 @@ struct Contents {
   std::vector<EngineRecord> engines = {};
   std::vector<UpdateRecord> updates = {};      ///< open ones; at start: what a predecessor left
   std::vector<SessionRecord> in_custody = {};  ///< of failed updates: a rank may still wait on them
+  bool drained = false;                        ///< the whole node is out of service
   bool operator==(const Contents&) const = default;
 };
 

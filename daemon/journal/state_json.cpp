@@ -48,6 +48,20 @@ Json engine_json(const EngineRecord& engine) {
   if (engine.target) json["target"] = version_json(*engine.target);
   if (engine.serving) json["serving"] = version_json(*engine.serving);
   json["poisoned"] = engine.poisoned;
+  const EngineRecord usual;
+  if (engine.follow != usual.follow) json["follow"] = engine.follow;
+  if (engine.wake != usual.wake) json["wake"] = engine.wake;
+  if (engine.previous) json["previous"] = version_json(*engine.previous);
+  if (engine.listener) json["listener"] = {{"pid", engine.listener->pid}, {"started", engine.listener->started}};
+  if (!engine.label.empty()) json["label"] = engine.label;
+  if (!engine.lost.empty()) json["lost"] = engine.lost;
+  if (engine.changed_by_others) json["changed_by_others"] = true;
+  if (engine.drained) json["drained"] = true;
+  if (engine.pause != usual.pause) json["pause"] = engine.pause;
+  if (engine.flush_cache != usual.flush_cache) json["flush_cache"] = engine.flush_cache;
+  if (engine.on_failure != usual.on_failure) json["on_failure"] = engine.on_failure;
+  if (!engine.paused.empty()) json["paused"] = engine.paused;
+  if (engine.held) json["held"] = true;
   if (!engine.api_key_file.empty()) json["api_key_file"] = engine.api_key_file;
   if (!engine.admin_key_file.empty()) json["admin_key_file"] = engine.admin_key_file;
   if (engine.transfer != "auto") json["transfer"] = engine.transfer;
@@ -65,7 +79,9 @@ Json update_json(const UpdateRecord& update) {
 /// One value of the document and where it stands, as a JSON pointer.
 class Reader {
  public:
-  Reader(const Json& json, std::string at) : json_(json), at_(std::move(at)) {}
+  Reader(const Json& json, std::string at, std::int64_t format) : json_(json), at_(std::move(at)), format_(format) {}
+
+  std::int64_t format() const { return format_; }
 
   const std::string& at() const { return at_; }
 
@@ -76,12 +92,12 @@ class Reader {
     auto holds = [](const auto& names, std::string_view name) { return std::ranges::find(names, name) != names.end(); };
     for (const auto& item : json_.items())
       if (!holds(required, item.key()) && !holds(optional, item.key()))
-        refuse("at {}: the member '{}' is not one of format {}", place(), shown(item.key()), kFormat);
+        refuse("at {}: the member '{}' is not one of format {}", place(), shown(item.key()), format_);
     for (auto name : required)
       if (!json_.contains(name)) refuse("at {}: the member '{}' is missing", place(), name);
   }
 
-  Reader member(std::string_view name) const { return {json_.at(name), fmt::format("{}/{}", at_, name)}; }
+  Reader member(std::string_view name) const { return {json_.at(name), fmt::format("{}/{}", at_, name), format_}; }
 
   std::string text(std::string_view name) const { return member(name).text(); }
   std::string text() const {
@@ -96,12 +112,23 @@ class Reader {
     return json_.get<std::int64_t>();
   }
 
+  std::string text_or(std::string_view name, std::string usual) const {
+    return json_.contains(name) ? text(name) : std::move(usual);
+  }
+
+  bool truth_or(std::string_view name, bool usual) const {
+    if (!json_.contains(name)) return usual;
+    const auto value = member(name);
+    value.expect(value.json_.is_boolean(), "true or false");
+    return value.json_.get<bool>();
+  }
+
   template <class Function>
   auto each(Function read) const {
     expect(json_.is_array(), "an array");
     std::vector<decltype(read(*this))> values;
     for (std::size_t i = 0; i < json_.size(); ++i)
-      values.push_back(read(Reader(json_[i], fmt::format("{}/{}", at_, i))));
+      values.push_back(read(Reader(json_[i], fmt::format("{}/{}", at_, i), format_)));
     return values;
   }
 
@@ -121,6 +148,7 @@ class Reader {
 
   const Json& json_;
   std::string at_;
+  std::int64_t format_;
 };
 
 VersionRecord read_version(const Reader& reader) {
@@ -133,20 +161,53 @@ SessionRecord read_session(const Reader& reader) {
   return {reader.text("endpoint"), reader.text("device")};
 }
 
+ProcessId read_process(const Reader& reader) {
+  reader.expect_members({"pid", "started"});
+  const auto pid = reader.member("pid").integer(), started = reader.member("started").integer();
+  if (pid < 0 || pid > std::numeric_limits<int>::max()) refuse("at {}/pid: {} is no process", reader.at(), pid);
+  if (started < 0) refuse("at {}/started: {} is no moment", reader.at(), started);
+  return {static_cast<int>(pid), static_cast<std::uint64_t>(started)};
+}
+
+std::string read_wake(const Reader& reader) {
+  auto text = reader.text();
+  if (text != "none" && text != "weights" && text != "all")
+    refuse("at {}: '{}' is not what may be woken; there are none, weights and all", reader.at(), shown(text));
+  return text;
+}
+
 EngineRecord read_engine(const Reader& reader) {
-  reader.expect_members({"name", "kind", "endpoint", "checkpoint", "devices", "poisoned"}, {"target", "serving", "api_key_file", "admin_key_file", "transfer"});
-  const auto text = [](const Reader& value) { return value.text(); };
+  if (reader.format() == 1)
+    reader.expect_members({"name", "kind", "endpoint", "checkpoint", "devices", "poisoned"}, {"target", "serving"});
+  else
+    reader.expect_members({"name", "kind", "endpoint", "checkpoint", "devices", "poisoned"},
+                          {"target", "serving", "follow", "wake", "previous", "listener", "label", "lost",
+                           "changed_by_others", "drained", "pause", "flush_cache", "on_failure", "paused", "held",
+                           "api_key_file", "admin_key_file", "transfer"});
   return {.name = reader.text("name"),
           .kind = reader.text("kind"),
           .endpoint = reader.text("endpoint"),
           .checkpoint = reader.text("checkpoint"),
-          .devices = reader.member("devices").each(text),
+          .devices = reader.member("devices").each([](const Reader& device) { return device.text(); }),
+          .follow = reader.truth_or("follow", true),
+          .wake = reader.if_present("wake", read_wake).value_or("none"),
           .target = reader.if_present("target", read_version),
           .serving = reader.if_present("serving", read_version),
+          .previous = reader.if_present("previous", read_version),
           .poisoned = reader.text("poisoned"),
-          .api_key_file = reader.if_present("api_key_file", text).value_or(""),
-          .admin_key_file = reader.if_present("admin_key_file", text).value_or(""),
-          .transfer = reader.if_present("transfer", text).value_or("auto")};
+          .listener = reader.if_present("listener", read_process),
+          .label = reader.text_or("label", {}),
+          .lost = reader.text_or("lost", {}),
+          .changed_by_others = reader.truth_or("changed_by_others", false),
+          .drained = reader.truth_or("drained", false),
+          .pause = reader.text_or("pause", "auto"),
+          .flush_cache = reader.truth_or("flush_cache", true),
+          .on_failure = reader.text_or("on_failure", "repush"),
+          .paused = reader.text_or("paused", {}),
+          .held = reader.truth_or("held", false),
+          .api_key_file = reader.text_or("api_key_file", {}),
+          .admin_key_file = reader.text_or("admin_key_file", {}),
+          .transfer = reader.text_or("transfer", "auto")};
 }
 
 Phase read_phase(const Reader& reader) {
@@ -165,24 +226,29 @@ UpdateRecord read_update(const Reader& reader) {
           .sessions = reader.member("sessions").each(read_session)};
 }
 
-void check_format(const Json& json) {
+std::int64_t read_format(const Json& json) {
   if (!json.is_object() || !json.contains("format")) refuse("it has no format number");
-  auto format = Reader(json, "").member("format").integer();
+  auto format = Reader(json, "", kFormat).member("format").integer();
   if (format > kFormat)
     throw Fault{Error{ErrorKind::unsupported,
                       fmt::format("it has format {}, and this ckptd knows formats up to {}; start the newer ckptd that "
                                   "wrote it, or give this one another state directory",
                                   format, kFormat)}};
   if (format < 1) refuse("{} is not a format number", format);
+  return format;
 }
 
 Contents read_contents(const Json& json) {
-  check_format(json);  // first: a newer format may have other members
-  Reader reader(json, "");
-  reader.expect_members({"format", "engines", "updates", "in_custody"});
+  const auto format = read_format(json);  // first: a newer format may have other members
+  Reader reader(json, "", format);
+  if (format == 1)
+    reader.expect_members({"format", "engines", "updates", "in_custody"});
+  else
+    reader.expect_members({"format", "engines", "updates", "in_custody"}, {"drained"});
   Contents contents{.engines = reader.member("engines").each(read_engine),
                     .updates = reader.member("updates").each(read_update),
-                    .in_custody = reader.member("in_custody").each(read_session)};
+                    .in_custody = reader.member("in_custody").each(read_session),
+                    .drained = reader.truth_or("drained", false)};
   std::set<std::string> names;
   for (const auto& engine : contents.engines)
     if (!names.insert(engine.name).second) refuse("at /engines: two engines are named '{}'", shown(engine.name));
@@ -212,6 +278,7 @@ std::string to_json(const Contents& contents) {
                {"engines", array_of(contents.engines, engine_json)},
                {"updates", array_of(contents.updates, update_json)},
                {"in_custody", array_of(contents.in_custody, session_json)}};
+  if (contents.drained) json["drained"] = true;
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

@@ -2,11 +2,17 @@
 //
 //   {"format": 2,
 //    "engines": [{"name", "kind", "endpoint", "checkpoint", "devices": [..], "target"?, "serving"?, "poisoned",
-//                 "api_key_file"?, "admin_key_file"?, "transfer"?}, ..],
+//                 "follow"?, "wake"?, "previous"?, "listener"?: {"pid", "started"}, "label"?, "lost"?,
+//                 "changed_by_others"?, "drained"?, "pause"?, "flush_cache"?, "on_failure"?,
+//                 "paused"?, "held"?, "api_key_file"?, "admin_key_file"?, "transfer"?}, ..],
 //    "updates": [{"job", "engine", "version", "phase": "opening" | "pushing", "sessions": [session, ..]}, ..],
-//    "in_custody": [session, ..]}
+//    "in_custody": [session, ..],
+//    "drained"?}
 //
-// where session is {"endpoint", "device"}, target and serving are {"id", "identity", "schema"}, and all else is text.
+// where session is {"endpoint", "device"}; target, serving and previous are {"id", "identity", "schema"}; follow,
+// changed_by_others and drained are truths, pid and started numbers, and all else is text. What has a question mark is
+// absent when it has its default (journal.h). Format 1 has only what stands in the first line of an engine, and no
+// "drained"; it is read, and becomes format 2 when it is written for the first time.
 //
 // Reading is strict. A member that this format does not have is refused rather than ignored or preserved: ignoring it
 // would lose, at the next write, something that a newer ckptd thought worth keeping (that an engine is in quarantine,

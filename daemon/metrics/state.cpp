@@ -22,6 +22,17 @@ void add(MetricFamily& family, std::vector<ClientMetric::Label> labels, double v
   family.metric.push_back(std::move(series));
 }
 
+MetricFamily counters(std::string name, std::string help) {
+  return {std::move(name), std::move(help), MetricType::Counter, {}};
+}
+
+void count(MetricFamily& family, std::vector<ClientMetric::Label> labels, std::uint64_t value) {
+  ClientMetric series;
+  series.label = std::move(labels);
+  series.counter.value = static_cast<double>(value);
+  family.metric.push_back(std::move(series));
+}
+
 MetricFamily gauge(std::string name, std::string help, std::uint64_t value) {
   return single(std::move(name), std::move(help), MetricType::Gauge, static_cast<double>(value));
 }
@@ -52,7 +63,17 @@ void add_versions(std::vector<MetricFamily>& families, const std::vector<api::Ve
 void add_engines(std::vector<MetricFamily>& families, const std::vector<api::Engine>& engines) {
   auto info = gauges("ckptd_engine_info", "One for each engine, with what it should have, has and does as labels.");
   auto poisoned = gauges("ckptd_engine_poisoned", "1 when the engine may hold a mixture of versions.");
+  auto states = gauges("ckptd_engine_state", "1 for the state that the engine is in, 0 for the others.");
+  auto ready = gauges("ckptd_engine_ready", "1 when requests may be sent to the engine.");
+  auto restarts = counters("ckptd_engine_restarts_total", "Restarts of the engine's server that were noticed.");
+  auto updates = counters("ckptd_engine_own_updates_total", "Updates of the engine that the daemon began by itself.");
   for (const auto& engine : engines) {
+    for (std::string_view state : {"waiting", "serving", "updating", "asleep", "poisoned", "draining", "gone"})
+      add(states, {{"engine", engine.name}, {"state", std::string(state)}}, engine.state == state ? 1 : 0);
+    add(ready, {{"engine", engine.name}}, engine.ready ? 1 : 0);
+    count(restarts, {{"engine", engine.name}}, engine.restarts);
+    count(updates, {{"engine", engine.name}, {"outcome", "succeeded"}}, engine.own_updates);
+    count(updates, {{"engine", engine.name}, {"outcome", "failed"}}, engine.own_failures);
     add(info,
         {{"engine", engine.name},
          {"kind", engine.kind},
@@ -64,6 +85,10 @@ void add_engines(std::vector<MetricFamily>& families, const std::vector<api::Eng
   }
   families.push_back(std::move(info));
   families.push_back(std::move(poisoned));
+  families.push_back(std::move(states));
+  families.push_back(std::move(ready));
+  families.push_back(std::move(restarts));
+  families.push_back(std::move(updates));
 }
 
 void add_devices(std::vector<MetricFamily>& families, const std::vector<api::DeviceStatus>& devices) {

@@ -14,6 +14,7 @@
 #include "common/units.h"
 #include "daemon/operations/accounts.h"
 #include "daemon/operations/settling.h"
+#include "daemon/operations/standstill.h"
 #include "daemon/pipeline/receipts.h"
 #include "daemon/records/attribution.h"
 
@@ -227,6 +228,42 @@ std::vector<int> nodes_of(const catalogue::Contents& contents) {
   return nodes;
 }
 
+/// Gives a sleeping server back what it needs for its weights. Nothing is pushed into released memory.
+Result<> wake_for(const EnginePush& push, fleet::Engine& engine, const fleet::Observation& seen) {
+  if (seen.state != fleet::Observation::State::asleep) return {};
+  if (push.wake == fleet::Wake::none)
+    return fail(ErrorKind::conflict,
+                "engine {} is asleep, its memory is released: wake it first, or register it with --wake weights or --wake "
+                "all, so that an update does",
+                push.engine);
+  if (auto woken = engine.wake_weights(push.options->engine_timeout); !woken)
+    return std::unexpected(woken.error().within(fmt::format("engine {} could not be woken for its weights", push.engine)));
+  return {};
+}
+
+/// Of a server that was given a version.
+struct Given {
+  fleet::Mark mark;                         ///< by what it is recognised from now on
+  std::optional<fleet::Observation> after;  ///< absent: it did not answer
+};
+
+/// Of one that slept, the rest is woken first if that is wanted.
+Given look_again(const EnginePush& push, fleet::Engine& engine, const fleet::Observation& before,
+                 std::vector<std::string>& warnings) {
+  if (before.state == fleet::Observation::State::asleep && push.wake == fleet::Wake::all)
+    if (auto woken = engine.wake_rest(push.options->engine_timeout); !woken)
+      warnings.push_back(fmt::format("it has its weights, but could not be woken in full: {}", woken.error().sentence));
+  const auto after = engine.observe(push.options->ping_timeout);
+  Given given{{before.listener, {}}, {}};
+  if (!after) return given;
+  given.after = *after;
+  auto& mark = given.mark;
+  if (!mark.listener) mark.listener = after->listener;
+  // Of another process the label would be that of other weights: the next look finds out.
+  if (!after->listener || after->listener == mark.listener) mark.label = after->weight_version;
+  return given;
+}
+
 /// As judge() has it: the ranks' side is well, or was only ended because of what the engine had said.
 bool engine_failed(const Result<>& pushed, bool cancelled) {
   return pushed || (pushed.error().kind == ErrorKind::cancelled && !cancelled);
@@ -235,7 +272,8 @@ bool engine_failed(const Result<>& pushed, bool cancelled) {
 }  // namespace
 
 Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const catalogue::Contents& contents,
-                                               UpdateJob& job, records::PushAccount& account) {
+                                               fleet::Engine& engine, Standstill& standstill, UpdateJob& job,
+                                               records::PushAccount& account) {
   const auto start = Clock::now();
   auto& steps = account.steps;
   CKPTD_TRY(check_not_lost(push));
@@ -243,13 +281,11 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto timed = [&](const char* step, auto run) {
     return steps.timed(step, [&] { return job.timed(push.engine, step, run); });
   };
-  auto engine = CKPTD_TRY(parts_.make_engine(push.known));
+  const auto transfer = CKPTD_TRY(native_transfer(push, engine));
+  auto& opener = transfer ? static_cast<ranks::Opener&>(*transfer) : parts_.endpoints;
   // Asked while everything else is made ready, if there is a thread for it; needed before the engine is called.
   auto ping = std::async(std::launch::async | std::launch::deferred,
-                         [&] { return engine->observe(push.options->ping_timeout); });
-
-  const auto transfer = CKPTD_TRY(native_transfer(push, *engine));
-  auto& opener = transfer ? static_cast<ranks::Opener&>(*transfer) : parts_.endpoints;
+                         [&] { return engine.observe(push.options->ping_timeout); });
 
   job.stage(push.engine, "allocating the arena");
   auto arenas = CKPTD_TRY(timed("arena", [&] { return borrow_arenas(push, contents.manifest); }));
@@ -257,7 +293,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto plan = CKPTD_TRY(timed("plan", [&] { return plan_push(push, contents, arena_bytes, opener); }));
   note_plan(account, plan);
   auto lanes = CKPTD_TRY(timed("open", [&] { return open_lanes(push, plan.fan_out, arenas, opener); }));
-  fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.flush_cache};
+  fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.policy.flush_cache};
   for (const auto& lane : lanes)
     if (!lane.session->endpoint().empty()) call.endpoints[lane.session->device()] = lane.session->endpoint();
 
@@ -265,17 +301,21 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   RanksEnd ranks_end(job.stop(), push.options->answer_grace, push.options->rank_grace);
   std::optional<EngineCall> engine_call;
   bool written_down = false;
+  fleet::Observation seen;
   // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
   const auto before_offers = [&]() -> Result<> {
-    CKPTD_TRY(timed("ping", [&] { return ping.get(); }));
-    if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id()); }); !written)
+    seen = CKPTD_TRY(timed("ping", [&] { return ping.get(); }));
+    CKPTD_TRY(wake_for(push, engine, seen));
+    // As late as possible: the first buckets are on the device. After waking, which lifts a pause of some servers.
+    CKPTD_TRY(timed("pause", [&] { return standstill.begin(seen, job.stop()); }));
+    if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id(), seen); }); !written)
       return std::unexpected(written.error().within("the engine was not touched, its update could not be recorded"));
     written_down = true;
     try {
       engine_call.emplace(
           [&](std::stop_token stop) {
             const auto timeout = push.options->engine_timeout;
-            return transfer ? transfer->run(timeout, std::move(stop)) : engine->call_update(call, timeout, std::move(stop));
+            return transfer ? transfer->run(timeout, std::move(stop)) : engine.call_update(call, timeout, std::move(stop));
           },
           [&](const Result<std::string>& answer) {
             ranks_end.engine_answered(answer);
@@ -340,11 +380,28 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     see_to_arenas();
     return std::unexpected(verdict.error());
   }
+  std::vector<std::string> remarks = standstill.warnings();
+  if (auto concluded = engine.conclude(call, push.options->engine_step); !concluded) {
+    if (concluded.error().kind != ErrorKind::unsupported) {
+      const auto error = concluded.error().within("every rank took all weights, but the update could not be concluded");
+      steps.end();
+      write_failure(push, job.id(), error, progress.touched);
+      see_to_arenas();
+      return std::unexpected(error);
+    }
+    remarks.push_back(concluded.error().sentence);
+  }
+  const auto given = look_again(push, engine, seen, remarks);
+  if (!given.mark.label.empty() && given.mark.label != call.weight_version)
+    remarks.push_back(fmt::format("it tells weight version '{}', and was asked to tell '{}'", given.mark.label,
+                                  call.weight_version));
   steps.end();
   const auto engine_wait_seconds = seconds_since(ranks_done);
-  const auto written = timed("journal", [&] { return write_success(push, job.id()); });
+  const auto written = timed("journal", [&] { return write_success(push, job.id(), given.mark); });
+  if (written) note_given(push.engine, given.after);
   const auto seconds = seconds_since(start);
-  const auto warnings = see_to_arenas();
+  auto warnings = see_to_arenas();
+  warnings.insert(warnings.end(), remarks.begin(), remarks.end());
   CKPTD_TRY(written);
   spdlog::info("{}: {} serves {} after {} ({} to each of {} ranks)", job.id(), push.engine, push.record.id,
                show_seconds(seconds), show_bytes(plan.tensor_bytes), push.devices.size());

@@ -1,7 +1,9 @@
 #include <algorithm>
 
 #include "common/http_client.h"
+#include "daemon/operations/policies.h"
 #include "daemon/operations/service.h"
+#include "daemon/operations/targets.h"
 
 namespace ckptd::operations {
 namespace {
@@ -21,6 +23,11 @@ journal::EngineRecord record_of(const api::EngineRequest& request) {
           .endpoint = request.endpoint,
           .checkpoint = request.checkpoint,
           .devices = request.devices,
+          .follow = request.follow,
+          .wake = request.wake,
+          .pause = request.pause,
+          .flush_cache = request.flush_cache,
+          .on_failure = request.on_failure,
           .api_key_file = request.api_key_file,
           .admin_key_file = request.admin_key_file,
           .transfer = request.transfer};
@@ -45,43 +52,23 @@ Result<std::vector<device::Device*>> Service::devices_named(const std::vector<st
   return chosen;
 }
 
-api::Engine Service::show_engine(const journal::EngineRecord& record) const {
-  api::Engine engine;
-  engine.name = record.name;
-  engine.kind = record.kind;
-  engine.endpoint = record.endpoint;
-  engine.checkpoint = record.checkpoint;
-  if (auto devices = devices_named(record.devices))
-    for (const auto* device : *devices) engine.devices.push_back(device->identity().uuid);
-  else
-    engine.devices = record.devices;
-  if (record.target) engine.target = record.target->id;
-  if (record.serving) engine.serving = record.serving->id;
-  engine.poisoned = record.poisoned;
-  engine.api_key_file = record.api_key_file;
-  engine.admin_key_file = record.admin_key_file;
-  engine.transfer = record.transfer;
-  engine.state = record.poisoned.empty() ? "idle" : "poisoned";
-  std::lock_guard lock(mutex_);
-  if (auto at = updating_.find(record.name); at != updating_.end()) {
-    engine.state = "updating";
-    engine.job = at->second;
-  }
-  return engine;
-}
-
 std::vector<api::Engine> Service::engines() const {
+  const auto contents = parts_.journal.contents();
   std::vector<api::Engine> shown;
-  for (const auto& record : parts_.journal.contents().engines) shown.push_back(show_engine(record));
+  for (const auto& record : contents.engines) shown.push_back(show_engine(record, contents.drained));
   std::ranges::sort(shown, {}, &api::Engine::name);
   return shown;
 }
 
-Result<api::Engine> Service::engine(const std::string& name) const {
+Result<journal::EngineRecord> Service::known_engine(const std::string& engine) const {
   const auto records = parts_.journal.contents().engines;
-  const auto at = std::ranges::find(records, name, &journal::EngineRecord::name);
-  if (at == records.end()) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", name);
-  return show_engine(*at);
+  const auto at = std::ranges::find(records, engine, &journal::EngineRecord::name);
+  if (at == records.end()) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", engine);
+  return *at;
+}
+
+Result<api::Engine> Service::engine(const std::string& name) const {
+  return show_engine(CKPTD_TRY(known_engine(name)), parts_.journal.contents().drained);
 }
 
 /// All that can be said of it without changing anything.
@@ -93,39 +80,54 @@ Result<> Service::check_engine(const api::EngineRequest& request) const {
     return fail(ErrorKind::invalid_argument, "an engine of kind {} has no weight transfer of its own: leave transfer at auto",
                 request.kind);
   CKPTD_TRY(devices_named(request.devices));
+  if (!fleet::wake_named(request.wake))
+    return fail(ErrorKind::invalid_argument, "'{}' is not what may be woken of a sleeping engine: write none, weights or all",
+                request.wake);
+  CKPTD_TRY(policy_of(record_of(request), {}));
+  if (!request.target.empty()) CKPTD_TRY(check_target(request.target, request.checkpoint));
   return check_not_updating(request.name);
 }
 
 Result<api::Engine> Service::put_engine(const api::EngineRequest& request) {
   CKPTD_TRY(check_engine(request));
-  std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
-  CKPTD_TRY(check_not_updating(request.name));
-  const auto wanted = record_of(request);
-  CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
-    auto at = std::ranges::find(contents.engines, request.name, &journal::EngineRecord::name);
-    if (at == contents.engines.end()) {
-      contents.engines.push_back(wanted);
-      return;
-    }
-    // The same server under changed devices or another checkpoint still holds what it held; another server does not.
-    const auto old = *at;
-    *at = wanted;
-    if (old.kind != wanted.kind || old.endpoint != wanted.endpoint) return;
-    at->target = old.target;
-    at->serving = old.serving;
-    at->poisoned = old.poisoned;
-  }));
+  auto wanted = record_of(request);
+  if (!request.target.empty()) wanted.target = journal::VersionRecord{request.target, {}, {}};
+  {
+    std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
+    CKPTD_TRY(check_not_updating(request.name));
+    CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
+      auto at = std::ranges::find(contents.engines, request.name, &journal::EngineRecord::name);
+      if (at == contents.engines.end()) {
+        contents.engines.push_back(wanted);
+        return;
+      }
+      if (at->kind != wanted.kind || at->endpoint != wanted.endpoint) forget_sighting(request.name);
+      *at = registered_again(wanted, *at);
+    }));
+  }
+  watch_engine(request.name);
   return engine(request.name);
 }
 
 Result<> Service::remove_engine(const std::string& name) {
-  std::lock_guard starting(starting_);
-  CKPTD_TRY(check_not_updating(name));
-  bool found = false;
-  CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
-    found = std::erase_if(contents.engines, [&](const auto& engine) { return engine.name == name; }) > 0;
-  }));
-  if (!found) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", name);
+  {
+    std::lock_guard starting(starting_);
+    CKPTD_TRY(check_not_updating(name));
+    bool found = false;
+    CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
+      found = std::erase_if(contents.engines, [&](const auto& engine) { return engine.name == name; }) > 0;
+    }));
+    if (!found) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", name);
+  }
+  {
+    std::lock_guard lock(watching_);
+    if (auto node = watches_.extract(name)) {
+      node.mapped()->request_stop();  // a look may be under way, and nobody waits for that here
+      ended_watches_.push_back(std::move(node.mapped()));
+    }
+  }
+  std::lock_guard lock(mutex_);
+  sightings_.erase(name);
   return {};
 }
 

@@ -64,6 +64,11 @@ struct Options {
   pipeline::Deadlines deadlines;
   std::chrono::milliseconds engine_timeout{1'800'000};  ///< the engine's whole answer to one update
   std::chrono::milliseconds ping_timeout{5'000};
+  std::chrono::milliseconds engine_step{60'000};  ///< one short call around an update: pause, resume, flush
+  std::chrono::milliseconds engine_poll{2'000};           ///< between two looks at an engine,
+  std::chrono::milliseconds engine_poll_slowest{15'000};  ///< growing up to this while it cannot be reached
+  std::chrono::milliseconds engine_retry{10'000};         ///< after an update of its own that failed,
+  std::chrono::milliseconds engine_retry_slowest{600'000};  ///< growing up to this
   std::chrono::milliseconds answer_grace{10'000};  ///< after the ranks' verdict the engine's answer, and the reverse
   std::chrono::milliseconds rank_grace{500};       ///< after the engine's no, for ranks to tell why
   std::chrono::milliseconds load_answer{2'000};    ///< how long load() waits for an early refusal
@@ -89,7 +94,7 @@ struct Reread {
 };
 
 /// Takes over what a dead predecessor left in the journal (frees its ranks, marks its engines), then starts the
-/// preloads.
+/// preloads, then looks after the engines that are known.
 std::unique_ptr<Operations> make_operations(Parts parts, Options options);
 
 }  // namespace ckptd::operations

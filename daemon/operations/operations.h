@@ -56,6 +56,15 @@ class Operations {
   virtual Result<api::Engine> engine(const std::string& name) const = 0;
   virtual Result<api::Engine> put_engine(const api::EngineRequest& request) = 0;
   virtual Result<> remove_engine(const std::string& name) = 0;
+  /// Moves its target at once; an engine that the daemon follows is brought there by itself. busy while it is updated.
+  virtual Result<api::Engine> change_engine(const std::string& name, const api::EngineChange& change) = 0;
+  /// Moves engines back to what they were given before, and begins the update.
+  virtual Result<api::Job> roll_back(const api::RollbackRequest& request) = 0;
+  /// Takes an engine out of service or brings it back: jobs that run go on, nothing new is pushed meanwhile.
+  virtual Result<api::Engine> set_drained(const std::string& name, bool drained) = 0;
+  virtual Result<api::Status> set_node_drained(bool drained) = 0;
+  /// Asks the threads that look after engines to end, without waiting for them. At the beginning of an orderly end.
+  virtual void stop_watching() = 0;
 
   virtual api::Status status() const = 0;
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "daemon/operations/service.h"
+#include "daemon/operations/targets.h"
 
 namespace ckptd::operations {
 namespace {
@@ -28,12 +29,13 @@ void close_update(journal::Contents& contents, const std::string& job, const std
 
 }  // namespace
 
-Result<> Service::write_open_update(const EnginePush& push, const fleet::UpdateCall& call, const std::string& job) {
+Result<> Service::write_open_update(const EnginePush& push, const fleet::UpdateCall& call, const std::string& job,
+                                    const fleet::Observation& seen) {
   journal::UpdateRecord update{job, push.engine, push.record.id, journal::Phase::opening, {}};
   for (const auto& [device, endpoint] : call.endpoints) update.sessions.push_back({endpoint, device});
   return parts_.journal.change([&](journal::Contents& contents) {
     contents.updates.push_back(update);
-    if (auto* engine = find_engine(contents, push.engine)) engine->target = push.record;
+    if (auto* engine = find_engine(contents, push.engine)) meet(*engine, seen);
   });
 }
 
@@ -44,13 +46,10 @@ Result<> Service::write_touched(const EnginePush& push, const std::string& job) 
   });
 }
 
-Result<> Service::write_success(const EnginePush& push, const std::string& job) {
+Result<> Service::write_success(const EnginePush& push, const std::string& job, const fleet::Mark& mark) {
   auto written = parts_.journal.change([&](journal::Contents& contents) {
     close_update(contents, job, push.engine, {});
-    if (auto* engine = find_engine(contents, push.engine)) {
-      engine->serving = push.record;
-      engine->poisoned.clear();
-    }
+    if (auto* engine = find_engine(contents, push.engine)) give(*engine, push.record, mark);
   });
   if (!written)
     return std::unexpected(written.error().within(

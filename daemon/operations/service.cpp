@@ -16,16 +16,24 @@ Service::Service(Parts parts, Options options)
       options_(std::make_shared<const Options>(std::move(options))),
       arenas_(options_->keep_arena),
       archive_(options_->job_history, options_->record_memory_bytes),
-      catalogue_changes_(parts_.catalogue.on_change([this] { announce(); })),
+      catalogue_changes_(parts_.catalogue.on_change([this] {
+        announce();
+        nudge_waiting();
+      })),
       journal_changes_(parts_.journal.on_change([this] { announce(); })) {}
 
 /// The custodian lives longer and would tell us of endpoints that it closes.
-Service::~Service() { parts_.endpoints.on_closed({}); }
+Service::~Service() {
+  stop_watching();
+  catalogue_changes_ = {};  // which would nudge threads that end now
+  parts_.endpoints.on_closed({});
+}
 
 std::unique_ptr<Operations> make_operations(Parts parts, Options options) {
   auto service = std::make_unique<Service>(std::move(parts), std::move(options));
   service->recover();
   service->start_preloads();
+  service->start_watching();
   service->start_probe();
   return service;
 }
@@ -130,6 +138,8 @@ api::Status Service::status() const {
   if (prefault.policy == store::PrefaultPolicy::before_ready && prefault.state == store::PrefaultStatus::State::running)
     status.not_ready.push_back(fmt::format("prefaulting: {} of {}", show_bytes(prefault.ready_bytes),
                                            show_bytes(prefault.total_bytes)));
+  status.drained = parts_.journal.contents().drained;
+  if (status.drained) status.not_ready.push_back("the node was taken out of service (ckptctl undrain --all)");
   status.ready = status.not_ready.empty();
   const auto usage = parts_.store.usage();
   status.budget_bytes = usage.budget_bytes;
@@ -151,6 +161,7 @@ api::Status Service::status() const {
   }
   status.engines = engines();
   status.warnings = handover_notes();
+  for (auto& note : pause_notes()) status.warnings.push_back(std::move(note));
   for (const auto& device : status.devices)
     if (device.lost)
       status.warnings.push_back(fmt::format("{} is lost since {}, engines on it cannot be updated: {}", device.uuid,

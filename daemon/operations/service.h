@@ -12,9 +12,12 @@
 #include <thread>
 #include <vector>
 
+#include "daemon/fleet/decide.h"
+#include "daemon/fleet/policy.h"
 #include "daemon/operations/eviction.h"
 #include "daemon/operations/handover.h"
 #include "daemon/operations/make.h"
+#include "daemon/operations/watch.h"
 #include "daemon/pipeline/arena.h"
 #include "daemon/records/accounts.h"
 #include "daemon/records/archive.h"
@@ -31,12 +34,16 @@ struct EnginePush {
   std::string serving;            ///< what it serves now, NAME@VERSION or empty
   std::vector<std::string> warnings;
   std::uint64_t bucket_bytes = 0;
-  bool flush_cache = true;
+  fleet::Policy policy;           ///< how it is treated meanwhile
+  bool served = false;            ///< requests were answered by it when this was decided
+  bool by_itself = false;         ///< the daemon began it
+  fleet::Wake wake = fleet::Wake::none;
   std::shared_ptr<const Options> options;  ///< those of its beginning, whatever is reloaded meanwhile
   Clock::time_point requested;
 };
 
 class UpdateJob;
+class Standstill;
 
 class Service final : public Operations {
  public:
@@ -69,6 +76,12 @@ class Service final : public Operations {
   Result<api::Engine> engine(const std::string& name) const override;
   Result<api::Engine> put_engine(const api::EngineRequest& request) override;
   Result<> remove_engine(const std::string& name) override;
+  Result<api::Engine> change_engine(const std::string& name, const api::EngineChange& change) override;
+  Result<api::Job> roll_back(const api::RollbackRequest& request) override;
+  Result<api::Engine> set_drained(const std::string& name, bool drained) override;
+  Result<api::Status> set_node_drained(bool drained) override;
+  void stop_watching() override;
+  void start_watching();
 
   api::Status status() const override;
   Result<api::Reload> reload() override;
@@ -101,19 +114,46 @@ class Service final : public Operations {
   // updates.cpp
   struct Admitted {
     std::vector<EnginePush> pushes;
+    std::optional<std::uint64_t> max_unavailable;
+    std::vector<std::string> drained;  ///< engines of NAME that are left out: their target moves all the same
     catalogue::Lease lease;
   };
+  struct Chosen {
+    std::vector<journal::EngineRecord> engines;
+    std::vector<std::string> drained;
+  };
+  /// Why an update begins, when nobody asked for it by hand.
+  struct Occasion {
+    std::string why = {};  ///< for its subject; empty: somebody asked for it
+    bool by_itself = false;
+  };
+  Result<api::Job> start_update(const api::UpdateRequest& request, const Occasion& occasion);
   Result<Admitted> admit(const api::UpdateRequest& request, const weights::CheckpointId& id);
-  Result<std::vector<journal::EngineRecord>> chosen_engines(const api::UpdateRequest& request) const;
+  Result<Chosen> chosen_engines(const api::UpdateRequest& request) const;
+  void move_drained(const Admitted& admitted);
   Result<std::string> run_update(Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job,
                                  std::vector<records::PushAccount>& accounts);
   Result<> claim_engines(const std::vector<EnginePush>& pushes);
   void name_claims(const std::vector<EnginePush>& pushes, const std::string& job);
   void release_engines(const std::vector<EnginePush>& pushes);
 
-  // engine_push.cpp: one engine's update, from the arena to the verdict
-  Result<nlohmann::json> push_to_engine(const EnginePush& push, const catalogue::Contents& contents, UpdateJob& job,
-                                        records::PushAccount& account);
+  // orchestration.cpp: one engine's update, with what is around its push
+  struct LastGood {
+    weights::CheckpointId id = {};
+    journal::VersionRecord record = {};
+    std::optional<catalogue::Lease> lease = {};  ///< absent: there is none, or the store has not its bytes
+  };
+  LastGood last_good_of(const std::string& engine, const std::string& job) const;
+  Result<nlohmann::json> update_engine(const EnginePush& push, const catalogue::Contents& contents, UpdateJob& job,
+                                       records::PushAccount& account, std::optional<records::PushAccount>& second);
+  std::vector<std::string> pause_notes() const;
+  bool serves_now(const journal::EngineRecord& engine) const;
+  void resume_engine(const std::string& engine);
+  void write_held(const std::string& engine);
+
+  // engine_push.cpp: one push to one engine, from the arena to the verdict
+  Result<nlohmann::json> push_to_engine(const EnginePush& push, const catalogue::Contents& contents, fleet::Engine& engine,
+                                        Standstill& standstill, UpdateJob& job, records::PushAccount& account);
   plan::Packing packing(const EnginePush& push) const;
   std::uint64_t wanted_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;
   Result<std::uint64_t> affordable_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;
@@ -127,9 +167,10 @@ class Service final : public Operations {
   plan::FanOut fan_out(const EnginePush& push) const;
 
   // outcomes.cpp: what is written down before, during and after a push
-  Result<> write_open_update(const EnginePush& push, const fleet::UpdateCall& call, const std::string& job);
+  Result<> write_open_update(const EnginePush& push, const fleet::UpdateCall& call, const std::string& job,
+                             const fleet::Observation& seen);
   Result<> write_touched(const EnginePush& push, const std::string& job);
-  Result<> write_success(const EnginePush& push, const std::string& job);
+  Result<> write_success(const EnginePush& push, const std::string& job, const fleet::Mark& mark);
   void write_failure(const EnginePush& push, const std::string& job, const Error& error, bool touched);
 
   // accounts.cpp: what is kept of a job that has ended
@@ -150,9 +191,53 @@ class Service final : public Operations {
   Result<std::vector<device::Device*>> devices_named(const std::vector<std::string>& uuids) const;
   Result<> check_engine(const api::EngineRequest& request) const;
   Result<> check_not_updating(const std::string& engine) const;
+  Result<journal::EngineRecord> known_engine(const std::string& engine) const;
+
+  // lifecycle.cpp: looks at engines, decides, and acts
+  /// What is known of an engine beside its record; gone with the daemon.
+  struct Sighting {
+    std::optional<fleet::Look> look = {};
+    std::optional<fleet::Description> about = {};
+    bool described = false;       ///< of the server that was seen last, as far as it can be
+    std::optional<ProcessId> described_listener = {};
+    unsigned unreachable = 0;     ///< looks in a row without an answer
+    std::uint64_t touched = 0;    ///< counts updates and registrations: a look that began before the last is void
+    unsigned failures = 0;        ///< updates in a row that failed
+    Clock::time_point retry{};
+    std::chrono::system_clock::time_point retry_at{};
+    std::string last_error = {};
+    std::uint64_t restarts = 0, own_updates = 0, own_failures = 0;
+    std::string shown_state = {}, told = {};  ///< what was shown, and what the log was told last
+    std::chrono::system_clock::time_point since{};
+    bool was_awake = false;       ///< since it was given its weights, or they were lost
+
+  };
+  fleet::Facts facts_of(journal::EngineRecord record, bool node_drained, const Sighting& sighting,
+                        bool updating) const;
+  fleet::Residency residency_of(const std::string& version) const;
+  /// One look and what follows from it; how long until the next.
+  std::chrono::milliseconds look_after(const std::string& engine);
+  /// False when the look counts no more, because of what happened meanwhile.
+  bool take_in(const std::string& engine, std::uint64_t touched, Result<fleet::Observation> seen);
+  void describe_once(const std::string& engine, fleet::Engine& server);
+  void write_loss(const std::string& engine, std::uint64_t touched);
+  std::chrono::milliseconds act(const std::string& engine);
+  /// The first look at what it was given, when there was one.
+  void note_given(const std::string& engine, const std::optional<fleet::Observation>& seen);
+  void note_outcome(const EnginePush& push, const std::optional<Error>& error);
+  void note_refusal(const std::string& engine, const Error& error);
+  void hold_back(Sighting& sighting, const std::string& why, const Options& now);
+  void forget_sighting(const std::string& engine);
+  void watch_engine(const std::string& engine);
+  void nudge(const std::string& engine);
+  /// Those that may be given their target now.
+  void nudge_waiting();
+  api::Engine show_engine(const journal::EngineRecord& record, bool node_drained) const;
+
+  // orders.cpp: what an operator says of engines
+  Result<> check_target(const std::string& target, const std::string& checkpoint) const;
   /// That none of its devices is lost.
   Result<> check_not_lost(const EnginePush& push) const;
-  api::Engine show_engine(const journal::EngineRecord& record) const;
 
   // reload.cpp
   Result<api::Reload> apply_reread();
@@ -179,6 +264,7 @@ class Service final : public Operations {
   /// Held while a load looks into the other versions, and while it is decided who leaves: the leases of the former, of
   /// some milliseconds, shall not keep anybody here.
   std::mutex comparing_;
+  mutable std::map<std::string, Sighting> sightings_;  ///< by engine; under mutex_
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
   pipeline::Arenas arenas_;                      ///< has a lock of its own
   records::Archive archive_;
@@ -189,7 +275,11 @@ class Service final : public Operations {
   std::map<std::pair<std::string, std::string>, api::Version> told_versions_;
   Listeners<const api::Event&> listeners_;
   Subscription catalogue_changes_, journal_changes_;  ///< near the end, so that they end early
-  std::jthread prober_;                          ///< last: it uses all of the above
+  std::jthread prober_;                          ///< it uses all of the above
+  std::mutex watching_;                          ///< guards what follows; held for moments only
+  bool watching_ended_ = false;
+  std::vector<std::unique_ptr<Watch>> ended_watches_;      ///< of removed engines, until their last look is over
+  std::map<std::string, std::unique_ptr<Watch>> watches_;  ///< last: they use all of the above
 };
 
 }  // namespace ckptd::operations

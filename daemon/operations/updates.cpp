@@ -9,6 +9,8 @@
 #include "daemon/fleet/admission.h"
 #include "daemon/operations/accounts.h"
 #include "daemon/operations/engine_push.h"
+#include "daemon/operations/policies.h"
+#include "daemon/operations/rolling.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/show.h"
 
@@ -18,8 +20,11 @@ namespace {
 std::string key_of(const api::UpdateRequest& request, const weights::CheckpointId& id) {
   auto engines = request.engines;
   std::ranges::sort(engines);
-  return fmt::format("update {} to [{}] bucket {} force {} flush {}", id.show(), fmt::join(engines, ","),
-                     request.bucket_bytes.value_or(0), request.force, request.flush_cache);
+  const auto flush = request.flush_cache ? (*request.flush_cache ? "yes" : "no") : "as usual";
+  return fmt::format("update {} to [{}] bucket {} force {} flush {} pause {} on failure {} label {} out of service {}",
+                     id.show(), fmt::join(engines, ","), request.bucket_bytes.value_or(0), request.force, flush,
+                     request.pause.value_or(""), request.on_failure.value_or(""), request.weight_version,
+                     request.max_unavailable ? std::to_string(*request.max_unavailable) : "");
 }
 
 std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionRecord>& record) {
@@ -29,7 +34,9 @@ std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionR
 
 }  // namespace
 
-Result<api::Job> Service::update(const api::UpdateRequest& request) {
+Result<api::Job> Service::update(const api::UpdateRequest& request) { return start_update(request, {}); }
+
+Result<api::Job> Service::start_update(const api::UpdateRequest& request, const Occasion& occasion) {
   const auto id = CKPTD_TRY(weights::CheckpointId::of(request.name, request.version));
   const auto key = key_of(request, id);
   std::lock_guard lock(starting_);
@@ -41,11 +48,16 @@ Result<api::Job> Service::update(const api::UpdateRequest& request) {
   // Claimed before the job starts, so that of two requests one is refused and not queued.
   CKPTD_TRY(claim_engines(admitted->pushes));
   std::vector<std::string> names;
-  for (const auto& push : admitted->pushes) names.push_back(push.engine);
+  for (auto& push : admitted->pushes) {
+    push.by_itself = occasion.by_itself;
+    names.push_back(push.engine);
+  }
+  const auto subject = fmt::format("{} -> {}{}{}", id.show(), fmt::join(names, ", "), occasion.why.empty() ? "" : ", ",
+                                   occasion.why);
   auto record = parts_.jobs.start(
-      {"update", fmt::format("{} -> {}", id.show(), fmt::join(names, ", ")), key, request.idempotency_key},
-      [this, admitted, id, names](jobs::Handle& job) {
-        auto account = open_account(job.id(), "update", fmt::format("{} -> {}", id.show(), fmt::join(names, ", ")));
+      {"update", subject, key, request.idempotency_key},
+      [this, admitted, id, subject](jobs::Handle& job) {
+        auto account = open_account(job.id(), "update", subject);
         std::vector<records::PushAccount> accounts;
         for (const auto& push : admitted->pushes) accounts.push_back(open_account(push));
         auto result = run_update(*admitted, id, job, accounts);
@@ -89,38 +101,77 @@ Result<api::UpdatePreview> Service::preview_update(const api::UpdateRequest& req
   return preview;
 }
 
-Result<std::vector<journal::EngineRecord>> Service::chosen_engines(const api::UpdateRequest& request) const {
-  const auto known = parts_.journal.contents().engines;
-  std::vector<journal::EngineRecord> chosen;
+namespace {
+
+Error out_of_service(const journal::EngineRecord& engine, bool node) {
+  return Error{ErrorKind::conflict,
+               node ? fmt::format("the node was taken out of service, and engine {} with it: bring it back with ckptctl "
+                                  "undrain --all",
+                                  engine.name)
+                    : fmt::format("engine {} was taken out of service: bring it back with ckptctl undrain {}", engine.name,
+                                  engine.name)}
+      .with_fact("engine", engine.name);
+}
+
+}  // namespace
+
+Result<Service::Chosen> Service::chosen_engines(const api::UpdateRequest& request) const {
+  const auto contents = parts_.journal.contents();
+  const auto& known = contents.engines;
+  Chosen result;
+  auto& chosen = result.engines;
   if (request.engines.empty()) {
-    std::ranges::copy_if(known, std::back_inserter(chosen),
-                         [&](const auto& engine) { return engine.checkpoint == request.name; });
+    const journal::EngineRecord* drained = nullptr;
+    for (const auto& engine : known) {
+      if (engine.checkpoint != request.name) continue;
+      if (!engine.drained && !contents.drained) {
+        chosen.push_back(engine);
+        continue;
+      }
+      drained = &engine;
+      result.drained.push_back(engine.name);
+    }
+    if (chosen.empty() && drained != nullptr) return std::unexpected(out_of_service(*drained, contents.drained));
     if (chosen.empty())
       return fail(ErrorKind::not_found,
                   "no engine is registered for checkpoint {}: add one (ckptctl engine add NAME --kind sglang --endpoint "
                   "URL --checkpoint {}) or name one with --engine",
                   request.name, request.name);
-    return chosen;
+    return result;
   }
   for (const auto& name : request.engines) {
     const auto at = std::ranges::find(known, name, &journal::EngineRecord::name);
     if (at == known.end()) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", name);
+    if (at->drained || contents.drained) return std::unexpected(out_of_service(*at, contents.drained));
     if (std::ranges::find(chosen, name, &journal::EngineRecord::name) == chosen.end()) chosen.push_back(*at);
   }
-  return chosen;
+  return result;
+}
+
+/// An engine that was out of service when its NAME moved on follows when it is back.
+void Service::move_drained(const Admitted& admitted) {
+  if (admitted.drained.empty() || admitted.pushes.empty()) return;
+  auto written = parts_.journal.change([&](journal::Contents& contents) {
+    for (auto& engine : contents.engines)
+      if (std::ranges::find(admitted.drained, engine.name) != admitted.drained.end())
+        engine.target = admitted.pushes.front().record;
+  });
+  if (!written) spdlog::warn("the targets of engines out of service could not be moved: {}", written.error().sentence);
 }
 
 Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, const weights::CheckpointId& id) {
   const auto requested = Clock::now();
   Admitted admitted;
-  const auto engines = CKPTD_TRY(chosen_engines(request));
+  admitted.max_unavailable = request.max_unavailable;
+  auto chosen = CKPTD_TRY(chosen_engines(request));
+  admitted.drained = std::move(chosen.drained);
   admitted.lease = CKPTD_TRY(parts_.catalogue.lease(id, "an update being admitted"));
   const auto& contents = *admitted.lease;
   CKPTD_TRY(parts_.endpoints.check_carriable(contents.manifest));
 
   const auto now = options();
   const journal::VersionRecord wanted{id.show(), contents.identity.hex(), contents.schema.hex()};
-  for (const auto& engine : engines) {
+  for (const auto& engine : chosen.engines) {
     std::vector<std::string> differences;
     if (engine.serving)
       if (auto schema = weights::Digest::from_hex(engine.serving->schema); schema && *schema != contents.schema)
@@ -132,9 +183,11 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     push.engine = engine.name;
     push.known = engine;
     push.devices = CKPTD_TRY(devices_named(engine.devices));
-    push.weight_version = id.version;
+    push.weight_version = request.weight_version.empty() ? id.version : request.weight_version;
     push.record = wanted;
-    push.flush_cache = request.flush_cache;
+    push.policy = CKPTD_TRY(policy_of(engine, request));
+    push.served = serves_now(engine);
+    push.wake = fleet::wake_named(engine.wake).value_or(fleet::Wake::none);
     push.options = now;
     push.requested = requested;
     push.bucket_bytes = request.bucket_bytes.value_or(
@@ -180,6 +233,7 @@ void Service::release_engines(const std::vector<EnginePush>& pushes) {
     for (const auto& push : pushes) updating_.erase(push.engine);
   }
   announce();
+  for (const auto& push : pushes) nudge(push.engine);
 }
 
 namespace {
@@ -208,6 +262,7 @@ Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Ver
   if (!first)
     return nlohmann::json{{"checkpoint", id.show()}, {"engines", reports}, {"seconds", seconds}}.dump();
   Error error = *first;
+  if (!reports.empty()) error.kind = ErrorKind::partial;
   error.sentence = verdicts.size() == 1 ? failures.front()
                                         : fmt::format("{} of {} engines were updated; {}", reports.size(),
                                                       verdicts.size(), fmt::join(failures, "; "));
@@ -226,17 +281,31 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
 
   std::vector<Verdict> verdicts;
   for (const auto& push : admitted.pushes) verdicts.push_back({push.engine, nlohmann::json{}});
-  {
-    std::vector<std::jthread> threads;
-    for (std::size_t i = 0; i < verdicts.size(); ++i)
-      threads.emplace_back([&, i] {
-        accounts[i].begin = Clock::now();
-        verdicts[i].report = push_to_engine(admitted.pushes[i], *lease, shared, accounts[i]);
-        close_account(accounts[i], verdicts[i].report);
-      });
-  }
+  std::vector<std::optional<records::PushAccount>> seconds(verdicts.size());
+  std::vector<bool> served;
+  for (const auto& push : admitted.pushes) served.push_back(push.served);
+  const auto update_one = [&](std::size_t i) {
+    const auto& push = admitted.pushes[i];
+    accounts[i].begin = Clock::now();
+    auto& report = verdicts[i].report = update_engine(push, *lease, shared, accounts[i], seconds[i]);
+    note_outcome(push, report ? std::nullopt : std::optional(report.error()));
+    return report.has_value();
+  };
+  const auto serves_after = [&](std::size_t i) {
+    const auto record = known_engine(admitted.pushes[i].engine);
+    return admitted.pushes[i].served && record && record->poisoned.empty() && record->paused.empty();
+  };
+  for (const auto i : roll(served, admitted.max_unavailable, update_one, serves_after, job.stop()))
+    verdicts[i].report = job.stop().stop_requested()
+                             ? fail(ErrorKind::cancelled, "it was not begun, since the update was cancelled")
+                             : fail(ErrorKind::unavailable,
+                                    "it was not begun and serves what it served: engines of this update have failed and "
+                                    "are out of service, and --max-unavailable allows no more");
+  for (auto& second : seconds)
+    if (second) accounts.push_back(*std::move(second));
   shared.tell_stages();
   parts_.catalogue.touch(id);
+  if (std::ranges::all_of(verdicts, [](const auto& verdict) { return verdict.report.has_value(); })) move_drained(admitted);
   return judge(id, verdicts, std::chrono::duration<double>(Clock::now() - start).count());
 }
 

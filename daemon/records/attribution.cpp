@@ -69,7 +69,7 @@ std::optional<Clock::time_point> last_end(const pipeline::LaneReport& lane) {
 }
 
 Reason reason_of_step(std::string_view name) {
-  return name == "ping" || name == "answer" ? Reason::engine : Reason::overhead;
+  return name == "ping" || name == "pause" || name == "answer" ? Reason::engine : Reason::overhead;
 }
 
 /// Walks along the account's time for one lane.

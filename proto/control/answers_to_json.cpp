@@ -130,14 +130,28 @@ json to_json(const Version& version) {
 }
 
 json to_json(const Engine& engine) {
-  return {{"name", engine.name},         {"kind", engine.kind},
-          {"endpoint", engine.endpoint}, {"checkpoint", engine.checkpoint},
-          {"devices", engine.devices},   {"target", engine.target},
-          {"serving", engine.serving},   {"state", engine.state},
-          {"poisoned", engine.poisoned}, {"job", engine.job},
-          {"api_key_file", engine.api_key_file},
-          {"admin_key_file", engine.admin_key_file},
-          {"transfer", engine.transfer}};
+  json object{{"name", engine.name},         {"kind", engine.kind},
+              {"endpoint", engine.endpoint}, {"checkpoint", engine.checkpoint},
+              {"devices", engine.devices},   {"target", engine.target},
+              {"serving", engine.serving},   {"previous", engine.previous},
+              {"state", engine.state},       {"ready", engine.ready},
+              {"why", engine.why},           {"next", engine.next},
+              {"poisoned", engine.poisoned}, {"job", engine.job},
+              {"follow", engine.follow},     {"wake", engine.wake},
+              {"drained", engine.drained},   {"label", engine.label},
+              {"pid", engine.pid},           {"server", engine.server},
+              {"warnings", engine.warnings}, {"last_error", engine.last_error},
+              {"restarts", engine.restarts}, {"own_updates", engine.own_updates},
+              {"own_failures", engine.own_failures},
+              {"pause", engine.pause},       {"flush_cache", engine.flush_cache},
+              {"on_failure", engine.on_failure},
+              {"paused", engine.paused},     {"held", engine.held},
+              {"api_key_file", engine.api_key_file},
+              {"admin_key_file", engine.admin_key_file},
+              {"transfer", engine.transfer}};
+  if (engine.since) object["since"] = show_time(*engine.since);
+  if (engine.retry_at) object["retry_at"] = show_time(*engine.retry_at);
+  return object;
 }
 
 json to_json(const Reload& reload) {
@@ -156,6 +170,7 @@ json to_json(const Status& status) {
               {"pid", status.pid},
               {"started", show_time(status.started)},
               {"ready", status.ready},
+              {"drained", status.drained},
               {"preloads", status.preloads},
               {"not_ready", status.not_ready},
               {"warnings", status.warnings},

@@ -42,15 +42,20 @@ struct LoadRequest {
 };
 
 /// POST /v1/updates   {"checkpoint":"NAME","version":"VERSION","engines":["e"],"dry_run":false,"force":false,
-///                     "bucket_bytes":N,"flush_cache":true}
+///                     "bucket_bytes":N,"flush_cache":true,"pause":"retract","on_failure":"repush",
+///                     "weight_version":"W","max_unavailable":1}
 struct UpdateRequest {
   std::string name, version;
   std::vector<std::string> engines;  ///< empty: those whose checkpoint is `name`
   bool dry_run = false;
   bool force = false;
   std::optional<std::uint64_t> bucket_bytes;
-  bool flush_cache = true;
-  std::string idempotency_key;
+  std::optional<bool> flush_cache = {};  ///< absent, of this and the next two: as each engine is registered
+  std::optional<std::string> pause = {};
+  std::optional<std::string> on_failure = {};
+  std::string weight_version = {};       ///< the label that engines tell; empty: VERSION
+  std::optional<std::uint64_t> max_unavailable = {};  ///< 0: all at once; absent: 1 when several serve
+  std::string idempotency_key = {};
 };
 
 /// The kinds of engines, for whoever only speaks to the daemon; the daemon's own list is fleet::known_kinds(), and a test
@@ -62,12 +67,30 @@ inline constexpr std::array<std::string_view, 3> kTransfers{"auto", "checkpoint-
 
 /// PUT /v1/engines/{name}   {"kind":"sglang","endpoint":"http://127.0.0.1:30000","checkpoint":"NAME","devices":["HOST-0"],
 ///                           "api_key_file":"/etc/ckptd/sglang.key","admin_key_file":"/etc/ckptd/sglang-admin.key",
-///                           "transfer":"auto"}
+///                           "target":"NAME@VERSION","follow":true,"wake":"none","transfer":"auto"}
 struct EngineRequest {
   std::string name, kind, endpoint, checkpoint;
-  std::vector<std::string> devices = {};               ///< empty: all
+  std::vector<std::string> devices = {};  ///< empty: all
   std::string api_key_file = {}, admin_key_file = {};  ///< absolute paths on the daemon's machine; empty: no such key
   std::string transfer = "auto";                       ///< one of kTransfers: how a vLLM is given weights
+  std::string target = {};      ///< NAME@VERSION for an engine that has no target yet; empty: none
+  bool follow = true;           ///< the daemon brings it to its target by itself
+  std::string wake = "none";    ///< of a sleeping server that is to be given another version: none, weights, all
+  std::string pause = "auto";   ///< during an update: none, abort, retract, in_place, keep, wait, or auto
+  bool flush_cache = true;      ///< after an update
+  std::string on_failure = "repush";  ///< or hold
+};
+
+/// PATCH /v1/engines/{name}   {"target":"NAME@VERSION"}
+struct EngineChange {
+  std::string target;
+};
+
+/// POST /v1/rollbacks   {"engines":["e"],"force":false}
+struct RollbackRequest {
+  std::vector<std::string> engines;  ///< empty: all that have a version to go back to
+  bool force = false;
+  std::string idempotency_key;
 };
 
 // ---- answers --------------------------------------------------------------------------------------------------------
@@ -118,9 +141,28 @@ struct Engine {
   std::string name, kind, endpoint, checkpoint;
   std::vector<std::string> devices;
   std::string target, serving;  ///< NAME@VERSION, or empty
-  std::string state;            ///< idle, updating, poisoned
+  std::string state;            ///< waiting, serving, updating, asleep, poisoned, draining, gone
   std::string poisoned;         ///< why, or empty
   std::string job;              ///< updating: who
+  std::string previous = {};    ///< where a rollback goes: NAME@VERSION, or empty
+  bool ready = false;           ///< requests may be sent to it
+  std::string why = {};         ///< of the state and of what comes next, one sentence, or empty
+  std::string next = {};        ///< nothing, push, wake-then-push, wait, tell (a person has to do something)
+  std::optional<Time> since = {};     ///< when it came into this state
+  std::optional<Time> retry_at = {};  ///< when the next attempt is due, after one that failed
+  std::string last_error = {};  ///< of the last update that failed, until one succeeds
+  bool follow = true, drained = false;
+  std::string pause = "auto", on_failure = "repush";
+  bool flush_cache = true;
+  std::string paused = {};            ///< how ckptd has paused it, or empty
+  bool held = false;                  ///< an update failed, and it is left as it is
+  std::string wake = {};
+  std::string label = {};       ///< the weight version that its server told last
+  int pid = 0;                  ///< who listens at its endpoint; 0: cannot be seen from here
+  std::string server = {};      ///< the version of its software, as it tells
+  std::vector<std::string> warnings = {};  ///< of the way in which it was started
+  std::uint64_t restarts = 0;         ///< of its server that were noticed, since the daemon started
+  std::uint64_t own_updates = 0, own_failures = 0;  ///< that the daemon began by itself
   std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys
   std::string transfer = "auto";
   bool operator==(const Engine&) const = default;
@@ -179,6 +221,7 @@ struct Status {
   int pid = 0;
   Time started{};
   bool ready = false;
+  bool drained = false;                ///< the node is out of service
   std::uint64_t preloads = 0;          ///< how many the configuration has
   std::vector<std::string> not_ready;  ///< one sentence each: a configured preload that is not resident, prefaulting
   std::vector<std::string> warnings;   ///< one sentence each: what a person should know though the daemon serves
@@ -214,11 +257,15 @@ struct UpdatePreview {
 Result<LoadRequest> parse_load_request(std::string_view body);      ///< name and version are left empty
 Result<UpdateRequest> parse_update_request(std::string_view body);  ///< "checkpoint" may also be NAME@VERSION
 Result<EngineRequest> parse_engine_request(std::string_view body);  ///< name is left empty
+Result<EngineChange> parse_engine_change(std::string_view body);
+Result<RollbackRequest> parse_rollback_request(std::string_view body);
 Result<bool> parse_keep_request(std::string_view body);             ///< {"kept":true}
 
 nlohmann::json to_json(const LoadRequest&);
 nlohmann::json to_json(const UpdateRequest&);
 nlohmann::json to_json(const EngineRequest&);
+nlohmann::json to_json(const EngineChange&);
+nlohmann::json to_json(const RollbackRequest&);
 nlohmann::json to_json(const Job&);
 nlohmann::json to_json(const Version&);
 nlohmann::json to_json(const Engine&);

@@ -15,6 +15,7 @@ constexpr std::array kOutcomes{
     Outcome{ErrorKind::unsupported, 422, 9, "nothing here can carry it out"},
     Outcome{ErrorKind::no_space, 507, 10, "a budget or limit is exhausted"},
     Outcome{ErrorKind::peer_failed, 502, 11, "a rank or an engine failed"},
+    Outcome{ErrorKind::partial, 502, 16, "some engines were updated and others not"},
     Outcome{ErrorKind::timed_out, 504, 12, "somebody missed a deadline"},
     Outcome{ErrorKind::cancelled, 410, 13, "cancelled"},
     Outcome{ErrorKind::unavailable, 503, 14, "not reachable, or shutting down"},

@@ -91,6 +91,10 @@ Result<UpdateRequest> parse_update_request(std::string_view body) {
   reader.optional("force", request.force);
   reader.optional("bucket_bytes", request.bucket_bytes);
   reader.optional("flush_cache", request.flush_cache);
+  reader.optional("pause", request.pause);
+  reader.optional("on_failure", request.on_failure);
+  reader.optional("weight_version", request.weight_version);
+  reader.optional("max_unavailable", request.max_unavailable);
 
   request.version = version.value_or("");
   if (version) refuse_empty(reader, "version", *version);
@@ -123,6 +127,35 @@ Result<EngineRequest> parse_engine_request(std::string_view body) {
   refuse_empty(reader, "endpoint", request.endpoint);
   refuse_empty(reader, "checkpoint", request.checkpoint);
   refuse_empty(reader, "devices", request.devices);
+  reader.optional("target", request.target);
+  reader.optional("follow", request.follow);
+  reader.optional("wake", request.wake);
+  if (request.wake != "none" && request.wake != "weights" && request.wake != "all")
+    reader.complain_about("wake", R"(is "none", "weights" or "all")");
+  reader.optional("pause", request.pause);
+  reader.optional("flush_cache", request.flush_cache);
+  reader.optional("on_failure", request.on_failure);
+  CKPTD_TRY(reader.finish());
+  return request;
+}
+
+Result<EngineChange> parse_engine_change(std::string_view body) {
+  auto document = CKPTD_TRY(parse_document(body));
+  ObjectReader reader(document, kReadingRequest);
+  EngineChange change;
+  reader.required("target", change.target);
+  refuse_empty(reader, "target", change.target);
+  CKPTD_TRY(reader.finish());
+  return change;
+}
+
+Result<RollbackRequest> parse_rollback_request(std::string_view body) {
+  auto document = CKPTD_TRY(parse_document(body));
+  ObjectReader reader(document, kReadingRequest);
+  RollbackRequest request;
+  reader.optional("engines", request.engines);
+  reader.optional("force", request.force);
+  refuse_empty(reader, "engines", request.engines);
   CKPTD_TRY(reader.finish());
   return request;
 }
@@ -144,7 +177,13 @@ json to_json(const LoadRequest& request) {
 
 json to_json(const UpdateRequest& request) {
   json object{{"checkpoint", request.name}, {"version", request.version}, {"engines", request.engines},
-              {"dry_run", request.dry_run}, {"force", request.force},     {"flush_cache", request.flush_cache}};
+              {"dry_run", request.dry_run}, {"force", request.force}};
+  // Only what was asked for: an older daemon refuses members that it does not know.
+  if (request.flush_cache) object["flush_cache"] = *request.flush_cache;
+  if (request.pause) object["pause"] = *request.pause;
+  if (request.on_failure) object["on_failure"] = *request.on_failure;
+  if (!request.weight_version.empty()) object["weight_version"] = request.weight_version;
+  if (request.max_unavailable) object["max_unavailable"] = *request.max_unavailable;
   if (request.bucket_bytes) object["bucket_bytes"] = *request.bucket_bytes;
   return object;
 }
@@ -156,8 +195,23 @@ json to_json(const EngineRequest& request) {
               {"devices", request.devices}};
   if (!request.api_key_file.empty()) object["api_key_file"] = request.api_key_file;
   if (!request.admin_key_file.empty()) object["admin_key_file"] = request.admin_key_file;
+  // Only what is not usual: an older daemon refuses members that it does not know.
+  if (!request.target.empty()) object["target"] = request.target;
+  if (!request.follow) object["follow"] = false;
+  if (request.wake != "none") object["wake"] = request.wake;
+  if (request.pause != "auto") object["pause"] = request.pause;
+  if (!request.flush_cache) object["flush_cache"] = false;
+  if (request.on_failure != "repush") object["on_failure"] = request.on_failure;
   if (request.transfer != "auto") object["transfer"] = request.transfer;
   return object;
+}
+
+json to_json(const EngineChange& change) {
+  return {{"target", change.target}};
+}
+
+json to_json(const RollbackRequest& request) {
+  return {{"engines", request.engines}, {"force", request.force}};
 }
 
 }  // namespace ckptd::proto::control

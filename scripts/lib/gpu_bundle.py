@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.join(ROOT, "scripts", "lib"))
 
 import release_tarball  # noqa: E402
 import shared_objects  # noqa: E402
-from gpu_check import place  # noqa: E402
+from checks import place  # noqa: E402
 
 LIMIT_BYTES = 60 << 20  # so that it travels where 64 MiB may
 OLDEST_GLIBC = "2.35"
@@ -73,10 +73,11 @@ def stage(top, tests, tarball, wheels):
     copy(tarball, os.path.join(top, os.path.basename(tarball)))
     copy(os.path.join(ROOT, "scripts", "gpu-check"), os.path.join(top, "gpu-check"), 0o755)
     copy(os.path.join(ROOT, "docs", "gpu.md"), os.path.join(top, "README.md"))
-    checks = os.path.join(ROOT, "scripts", "lib", "gpu_check")
-    for name in os.listdir(checks):
-        if name.endswith(".py"):
-            copy(os.path.join(checks, name), os.path.join(top, "lib", "gpu_check", name))
+    for package in ("checks", "gpu_check"):
+        folder = os.path.join(ROOT, "scripts", "lib", package)
+        for name in os.listdir(folder):
+            if name.endswith(".py"):
+                copy(os.path.join(folder, name), os.path.join(top, "lib", package, name))
     for name in FILES:
         copy(os.path.join(ROOT, name), os.path.join(top, name))
     names = []

@@ -41,7 +41,7 @@ REFERENCE_RANK = os.environ.get("CKPTD_REFERENCE_RANK") or os.path.join(
 
 # Exit codes of ckptctl, by kind of error; proto/control/outcome.cpp is the table.
 EXIT = {"success": 0, "usage": 2, "invalid_argument": 3, "denied": 4, "not_found": 5, "conflict": 6, "busy": 7,
-        "corrupt": 8, "unsupported": 9, "no_space": 10, "peer_failed": 11, "timed_out": 12, "cancelled": 13,
+        "corrupt": 8, "unsupported": 9, "no_space": 10, "peer_failed": 11, "partial": 16, "timed_out": 12, "cancelled": 13,
         "unavailable": 14, "io": 15, "internal": 70}
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -296,8 +296,12 @@ class Daemon:
     def version(self, name, version):
         return self.http("GET", f"/v1/checkpoints/{name.replace('/', '%2F')}/versions/{version}")
 
-    def add_engine(self, name, engine, checkpoint, devices=()):
+    def add_engine(self, name, engine, checkpoint, devices=(), follow=False, target=None, on_failure="hold", pause="auto"):
+        """Without `follow`, and with hold, the daemon leaves it alone: most tests begin their updates themselves."""
         flags = ["--devices", ",".join(devices)] if devices else []
+        flags += [] if follow else ["--no-follow"]
+        flags += ["--target", target] if target else []
+        flags += ["--on-failure", on_failure, "--pause", pause]
         return self.must("engine", "add", name, "--kind", engine.kind, "--endpoint", engine.endpoint,
                          "--checkpoint", checkpoint, *flags)
 
@@ -325,7 +329,7 @@ class Engine:
     """A stand-in server of a kind, and its ranks."""
 
     def __init__(self, devices=("HOST-0", "HOST-1"), ranks=None, unix=False, sequential=False, api_key=None,
-                 rank_commands=None, environment=None, kind="sglang", arguments=()):
+                 rank_commands=None, environment=None, kind="sglang", arguments=(), port=None):
         self.kind = kind
         self.devices = list(devices)
         self.directory = tempfile.mkdtemp(prefix="engine-", dir="/tmp")
@@ -346,15 +350,34 @@ class Engine:
             command.append("--sequential")
         if api_key:
             command += ["--api-key", api_key]
+        if port:
+            command += ["--port", str(port)]
         # One thread each: ranks that fill all cores with copies starve the rest of the test.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
         self.process = None
+        self._command, self._environment = command, environment
         try:
-            self.process = Process("stand-in", command, os.path.join(self.directory, "engine.log"), environment, True)
-            self.address = self._read_address()
+            self._launch()
         except BaseException:  # an interrupt too: nothing may stay behind
             self.close()
             raise
+
+    def _launch(self):
+        self.process = Process("stand-in", self._command, os.path.join(self.directory, "engine.log"), self._environment,
+                               True)
+        self.address = self._read_address()
+
+    def kill9(self):
+        """Its server dies, and its ranks with it."""
+        self.process.popen.kill()
+        self.process.popen.wait(10)
+        self.process.popen.stdout.close()
+
+    def start_again(self):
+        """Where it was, with nothing loaded."""
+        if not self.address.startswith("/") and "--port" not in self._command:
+            self._command += ["--port", self.address]
+        self._launch()
 
     def _read_address(self):
         import select

@@ -46,7 +46,7 @@ class RankFaults(harness.Case):
         daemon.must("update", "m@1")
         self.assert_holds(self.shared, self.source)
         engine = daemon.engine("e")
-        self.assertEqual((engine["serving"], engine["poisoned"], engine["state"]), ("m@1", "", "idle"))
+        self.assertEqual((engine["serving"], engine["poisoned"], engine["state"]), ("m@1", "", "serving"))
 
     def check_fault(self, device, kind, bucket=0, seconds=0, poisoned=True, words=(), **how):
         daemon = self.start()

@@ -166,7 +166,7 @@ class WhatSurvives(harness.Case):
             daemon.start()
             record = daemon.engine("e")
             self.assertEqual((record["serving"], record["target"], record["state"], record["poisoned"]),
-                             ("m@1", "m@1", "idle", ""))
+                             ("m@1", "m@1", "serving", ""))
             other = daemon.engine("other")
             self.assertEqual((other["endpoint"], other["checkpoint"], other["devices"]),
                              (engine.endpoint, "n", ["HOST-1"]))

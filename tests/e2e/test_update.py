@@ -33,7 +33,7 @@ class Update(harness.Case):
             self.assertEqual(lane["pid"], engine.rank(lane["device"])["pid"])
         self.assert_holds(engine, source)
         record = daemon.engine("e")
-        self.assertEqual((record["serving"], record["target"], record["state"]), (name, name, "idle"))
+        self.assertEqual((record["serving"], record["target"], record["state"]), (name, name, "serving"))
         self.assertFalse(record["poisoned"])
         self.assertIn(name.split("@")[1], engine.state()["weight_version"])
         self.assertEqual(daemon.rank_sockets(), [], "sockets of finished sessions are left")

@@ -83,7 +83,7 @@ class Events(harness.Case):
         states = [version["state"] for version in stream.named("version-changed")]
         self.assertEqual(states[:2], ["loading", "resident"])
         states = [each["state"] for each in stream.named("engine-changed")]
-        self.assertEqual((states[0], states[-1]), ("idle", "idle"))
+        self.assertEqual((states[0], states[-1]), ("waiting", "serving"))
         self.assertIn("updating", states)
         self.assertEqual(stream.named("engine-changed")[-1], daemon.engine("e"))
         self.assertEqual(stream.named("engine-changed")[-1]["serving"], "m@1")
@@ -358,7 +358,7 @@ class Metrics(harness.Case):
                          [({"name": "m", "version": "1"}, loaded["store_bytes"])])
         self.assertEqual(metric(after, "ckptd_store_bytes", state="lent"), loaded["store_bytes"])
         self.assertEqual(series(after, "ckptd_engine_info")[0][0],
-                         {"engine": "e", "kind": "sglang", "target": "", "serving": "", "state": "idle"})
+                         {"engine": "e", "kind": "sglang", "target": "", "serving": "", "state": "waiting"})
 
         daemon.must("update", "m@1")
         after = scrape(daemon)

@@ -21,7 +21,7 @@ sys.dont_write_bytecode = True
 import gpu_bundle  # noqa: E402
 import release_tarball  # noqa: E402
 import shared_objects  # noqa: E402
-from gpu_check import place  # noqa: E402
+from checks import place  # noqa: E402
 
 BUILD = os.environ.get("CKPTD_BUILD_DIR") or os.path.join(ROOT, "build", "dev")
 CMAKE = os.environ.get("CKPTD_CMAKE") or "cmake"

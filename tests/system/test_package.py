@@ -125,7 +125,7 @@ class Package(machine.Machine):
         self.until("the status line", lambda: "1 engine POISONED" in self.show("StatusText"))
         self.until("the rank to be told and free", lambda: not self.rank_is_busy(), 60)
         self.update(2)
-        self.assertEqual(self.engine_record()["state"], "idle")
+        self.until("the engine to serve", lambda: self.engine_record()["state"] == "serving")
 
     def test_10_a_stop_while_a_rank_hangs_ends_in_time(self):
         self.begin_hanging_update(1, seconds=300)

@@ -99,11 +99,14 @@ void Pool::drain() {
   lock.unlock();
   // Each is told before the first is waited for: they end side by side.
   for (const auto& each : all) each->end(Communicators::End::cut, {ErrorKind::unavailable, "ckptd is ending"});
-  auto left = patience_.drain + 3 * patience_.stuck;
-  if (by) left = std::min(left, std::max(kLeastDrain, std::chrono::ceil<std::chrono::milliseconds>(by->at() - Clock::now())));
   const auto now = Clock::now();
-  // As long as NCCL returns from its calls, an end takes at most its drain and its finish.
-  const auto unaided = std::min<Clock::duration>(patience_.drain + 2 * patience_.stuck, left / 2);
+  // As long as NCCL returns from its calls, an end takes at most its drain and its finish; the rest is for an abort in its
+  // place. In a hurry each has half.
+  auto unaided = patience_.drain + 2 * patience_.stuck, left = unaided + patience_.stuck;
+  if (by) {
+    const auto until = std::chrono::ceil<std::chrono::milliseconds>(by->at() - now);
+    if (until < left) left = std::max(kLeastDrain, until), unaided = left / 2;
+  }
   for (const auto& each : all) each->wait_until_ended(Deadline(now + unaided), Deadline(now + left));
 }
 

@@ -138,14 +138,15 @@ Result<bool> WorkerSession::look() {
   return false;
 }
 
-/// A worker before 0.4.0 closes its socket right after its acknowledgement of the first None.
+/// A worker before 0.4.0 closes its socket right after its acknowledgement of the first None. It has also left when its
+/// process is here already for another session: then nothing more must be sent until the former connection has gone.
 Result<bool> WorkerSession::take_parting() {
-  if (socket_->first_has_gone()) {
+  CKPTD_TRY(check_same_process());
+  if (socket_->first_has_gone() || socket_->arrivals() > 1) {
     finished_on_release_ = true;
     CKPTD_TRY(sender_.left());
     return true;
   }
-  CKPTD_TRY(check_single_peer());
   if (Clock::now() < parting_until_) return false;
   CKPTD_TRY(sender_.stayed());
   return true;

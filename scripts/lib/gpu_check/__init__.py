@@ -1,1 +1,1 @@
-"""What scripts/gpu-check does: frame.py runs checks, report.py writes down what came out, checks_*.py are the checks."""
+"""What scripts/gpu-check does: checks_*.py are its checks; what runs and reports them is in the folder checks beside this."""

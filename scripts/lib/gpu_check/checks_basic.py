@@ -6,7 +6,7 @@ Not run on a GPU yet.
 import os
 import subprocess
 
-from .frame import Check, Outcome, SKIPPED, Skip, passed, step
+from checks.frame import Check, Outcome, SKIPPED, Skip, passed, step
 
 CONTRACT_SKIPPED = 77
 SHARDS = 8

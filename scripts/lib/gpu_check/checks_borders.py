@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 
-from .frame import Check, Skip, passed, step
+from checks.frame import Check, Skip, passed, step
 from .updates import NAME, serving
 
 NOBODY = 65534

@@ -8,7 +8,7 @@ import json
 import os
 import time
 
-from .frame import Check, passed, step
+from checks.frame import Check, passed, step
 from .updates import NAME, serving, wait_released
 
 BUCKETS = 8  # at least so many, so that there is a middle

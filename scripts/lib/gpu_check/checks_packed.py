@@ -10,7 +10,7 @@ import os
 import random
 import subprocess
 
-from .frame import Check, Skip, passed, step
+from checks.frame import Check, Skip, passed, step
 
 PROGRAM = "packed_sender"
 # Sizes of which most make the next tensor begin where its dtype could not be viewed. The last one makes the buffer larger

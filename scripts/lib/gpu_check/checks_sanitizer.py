@@ -10,7 +10,7 @@ import shutil
 import subprocess
 
 from .checks_basic import CONTRACT_SKIPPED
-from .frame import Check, Outcome, SKIPPED, Skip, passed, step
+from checks.frame import Check, Outcome, SKIPPED, Skip, passed, step
 
 FOUND_ERRORS = 86
 # A suite that loses its GPU on purpose is none of them.

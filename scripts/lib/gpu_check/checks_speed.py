@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 
-from .frame import Check, passed, step
+from checks.frame import Check, passed, step
 from .updates import NAME, figures, serving
 
 ROUNDS = 3

@@ -3,8 +3,8 @@
 Not run on a GPU yet.
 """
 
-from . import place
-from .frame import Check, Skip, passed
+from checks import place
+from checks.frame import Check, Skip, passed
 from .updates import figures, serving
 
 

@@ -8,8 +8,8 @@ import shlex
 import shutil
 import sys
 
-from . import place
-from .frame import Skip, step
+from checks import place
+from checks.frame import Skip, step
 
 GIB = 1 << 30
 DEFAULT_BYTES = 8 * GIB

@@ -6,8 +6,8 @@ Not run on a GPU yet.
 import contextlib
 import time
 
-from . import place
-from .frame import step
+from checks import place
+from checks.frame import step
 
 NAME, ENGINE = "m", "e"
 

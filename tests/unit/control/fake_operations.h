@@ -1,6 +1,8 @@
 // Operations that do nothing but remember and answer what a test told them to.
 #pragma once
 
+#include <fmt/ranges.h>
+
 #include <atomic>
 #include <functional>
 #include <mutex>
@@ -51,6 +53,8 @@ class FakeOperations final : public operations::Operations {
   /// Runs at the beginning of every call, on the caller's thread.
   std::function<void()> on_call = [] {};
   bool ready = true;
+  std::string engine_state = "serving", engine_why;
+  bool engine_ready = true;
 
   /// To whoever subscribed.
   void tell(const api::Event& event) { listeners_.tell(event); }
@@ -130,6 +134,22 @@ class FakeOperations final : public operations::Operations {
     if (error_) return std::unexpected(*error_);
     return {};
   }
+  Result<api::Engine> change_engine(const std::string& name, const api::EngineChange& change) override {
+    return answer(fmt::format("change_engine {} {}", name, change.target), engine_named(name));
+  }
+  Result<api::Job> roll_back(const api::RollbackRequest& r) override {
+    return answer(fmt::format("roll_back [{}] force={} [{}]", fmt::join(r.engines, ","), r.force, r.idempotency_key),
+                  current_job());
+  }
+  Result<api::Engine> set_drained(const std::string& name, bool drained) override {
+    return answer(fmt::format("set_drained {} {}", name, drained), engine_named(name));
+  }
+  Result<api::Status> set_node_drained(bool drained) override {
+    auto shown = answer(fmt::format("set_node_drained {}", drained), api::Status());
+    if (shown) shown->drained = drained;
+    return shown;
+  }
+  void stop_watching() override {}
   api::Status status() const override {
     note("status");
     api::Status status;
@@ -152,10 +172,14 @@ class FakeOperations final : public operations::Operations {
   }
 
  private:
-  static api::Engine engine_named(const std::string& name) {
+  api::Engine engine_named(const std::string& name) const {
     api::Engine engine;
     engine.name = name;
-    engine.state = "idle";
+    engine.state = engine_state;
+    engine.ready = engine_ready;
+    engine.serving = "a@1";
+    engine.target = "a@1";
+    engine.why = engine_why;
     return engine;
   }
 

@@ -81,12 +81,12 @@ TEST_CASE("update") {
   CHECK(update.request.name == "a");
   CHECK(update.request.force);
   CHECK(update.request.bucket_bytes == 512ULL << 20);
-  CHECK_FALSE(update.request.flush_cache);
+  CHECK(update.request.flush_cache == false);
   CHECK_FALSE(update.request.dry_run);
 
   auto plain = command<Update>({"update", "a@1", "--dry-run"});
   CHECK(plain.request.dry_run);
-  CHECK(plain.request.flush_cache);
+  CHECK_FALSE(plain.request.flush_cache);
   CHECK_FALSE(plain.request.bucket_bytes);
   CHECK(plain.request.engines.empty());
   CHECK(parse({"update", "a@1", "--bucket-size", "12 elephants"}).error().sentence.find("elephants") !=
@@ -126,6 +126,38 @@ TEST_CASE("engine add") {
   CHECK(add.request.devices == std::vector<std::string>{"HOST-0", "HOST-1", "HOST-2"});
   CHECK_FALSE(parse({"engine", "add", "e0", "--kind", "sglang", "--checkpoint", "a"}));
   CHECK(add.request.api_key_file.empty());
+}
+
+TEST_CASE("engine add says what the daemon does by itself") {
+  const std::vector<const char*> words{"engine", "add", "e0", "--kind", "sglang", "--endpoint", "unix:/e", "--checkpoint", "a"};
+  const auto plain = command<AddEngine>(words).request;
+  CHECK(plain.follow);
+  CHECK(plain.wake == "none");
+  CHECK(plain.target.empty());
+  auto more = words;
+  more.insert(more.end(), {"--target", "a@1", "--no-follow", "--wake", "weights"});
+  const auto full = command<AddEngine>(more).request;
+  CHECK_FALSE(full.follow);
+  CHECK(full.wake == "weights");
+  CHECK(full.target == "a@1");
+}
+
+TEST_CASE("engine set, rollback, drain and undrain") {
+  const auto set = command<SetEngine>({"engine", "set", "e0", "--target", "a@1"});
+  CHECK(set.name == "e0");
+  CHECK(set.change.target == "a@1");
+  CHECK_FALSE(parse({"engine", "set", "e0"}));
+  const auto back = command<RollBack>({"rollback", "--engine", "e0", "--engine", "e1", "--force", "--detach"});
+  CHECK(back.request.engines == std::vector<std::string>{"e0", "e1"});
+  CHECK(back.request.force);
+  CHECK(back.detach);
+  CHECK(command<RollBack>({"rollback"}).request.engines.empty());
+  CHECK(command<SetDrained>({"drain", "e0"}).engine == "e0");
+  CHECK(command<SetDrained>({"drain", "e0"}).drained);
+  CHECK_FALSE(command<SetDrained>({"undrain", "--all"}).drained);
+  CHECK(command<SetDrained>({"undrain", "--all"}).engine.empty());
+  for (const auto& wrong : std::vector<std::vector<const char*>>{{"drain"}, {"undrain"}, {"drain", "e0", "--all"}})
+    CHECK_FALSE(parse(wrong));
 }
 
 TEST_CASE("watch") {

@@ -38,7 +38,7 @@ json version() {
   return {{"name", "gt"}, {"version", "1"}, {"state", "resident"}, {"since", "2030-01-01T00:00:00Z"}};
 }
 json engine() {
-  return {{"name", "e0"}, {"state", "idle"}, {"serving", "gt@1"}, {"target", "gt@1"}};
+  return {{"name", "e0"}, {"state", "serving"}, {"ready", true}, {"serving", "gt@1"}, {"target", "gt@1"}};
 }
 
 FakeDaemon::Handler always(json answer, unsigned status = 200) {
@@ -106,6 +106,18 @@ TEST_CASE("every command asks the right thing and exits with 0, as text and as J
        "/v1/engines/e0",
        {{"kind", "sglang"}, {"endpoint", "unix:/e"}, {"devices", {"A", "B"}}},
        engine()},
+      {{"engine", "add", "e0", "--kind", "sglang", "--endpoint", "unix:/e", "--checkpoint", "gt", "--target", "gt@1",
+        "--no-follow", "--wake", "all"},
+       "PUT",
+       "/v1/engines/e0",
+       {{"target", "gt@1"}, {"follow", false}, {"wake", "all"}},
+       engine()},
+      {{"engine", "set", "e0", "--target", "gt@1"}, "PATCH", "/v1/engines/e0", {{"target", "gt@1"}}, engine()},
+      {{"rollback", "--engine", "e0"}, "POST", "/v1/rollbacks", {{"engines", {"e0"}}, {"force", false}}, load_job()},
+      {{"drain", "e0"}, "POST", "/v1/engines/e0/drain", {}, engine()},
+      {{"undrain", "e0"}, "POST", "/v1/engines/e0/undrain", {}, engine()},
+      {{"drain", "--all"}, "POST", "/v1/drain", {}, {{"daemon_version", "0.1.0"}, {"ready", false}}},
+      {{"undrain", "--all"}, "POST", "/v1/undrain", {}, {{"daemon_version", "0.1.0"}, {"ready", true}}},
       {{"engine", "list"}, "GET", "/v1/engines", {}, {{"engines", {engine()}}}},
       {{"engine", "show", "e0"}, "GET", "/v1/engines/e0", {}, engine()},
       {{"engine", "remove", "e0"}, "DELETE", "/v1/engines/e0", {}, json::object()},
@@ -201,13 +213,13 @@ TEST_CASE("the daemon's own parsers take what is sent, whole") {
   auto plain = api::parse_update_request(asked[1].body), full = api::parse_update_request(asked[2].body);
   REQUIRE(plain);
   CHECK(plain->engines.empty());
-  CHECK(plain->flush_cache);
+  CHECK_FALSE(plain->flush_cache);
   CHECK_FALSE(plain->bucket_bytes);
   REQUIRE(full);
   CHECK(full->engines == std::vector<std::string>{"e0", "e1"});
   CHECK(full->force);
   CHECK(full->bucket_bytes == 1U << 20);
-  CHECK_FALSE(full->flush_cache);
+  CHECK(full->flush_cache == false);
   auto engine = api::parse_engine_request(asked[3].body);
   REQUIRE(engine);
   CHECK(engine->devices.empty());

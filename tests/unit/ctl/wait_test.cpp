@@ -234,13 +234,48 @@ std::vector<std::string> wait_for_engine(const FakeDaemon& daemon, std::vector<s
   return words;
 }
 
-TEST_CASE("an engine is waited for until it is idle and serves its target") {
+json ready_engine(std::string serving, bool ready = true) {
+  auto shown = engine("serving", std::move(serving));
+  shown["ready"] = ready;
+  return shown;
+}
+
+TEST_CASE("an engine is waited for until it is ready and serves its target") {
   FakeDaemon daemon(one_after_the_other({ok(engine("updating", "gt@1", "an earlier update broke off")),
-                                         ok(engine("idle", "gt@1")), ok(engine("idle", "gt@2"))}));
+                                         ok(ready_engine("gt@1")), ok(ready_engine("gt@2", false)),
+                                         ok(ready_engine("gt@2"))}));
   auto ended = run_ctl(wait_for_engine(daemon));
   CHECK(ended.exit_code == 0);
   CHECK(holds(ended.out, "gt@2"));
-  CHECK(daemon.asked().size() == 3);
+  CHECK(daemon.asked().size() == 4);
+}
+
+TEST_CASE("a daemon from before the life cycle calls an engine that serves idle") {
+  FakeDaemon daemon(one_after_the_other({ok(engine("idle", "gt@1")), ok(engine("idle", "gt@2"))}));
+  CHECK(run_ctl(wait_for_engine(daemon)).exit_code == 0);
+  CHECK(daemon.asked().size() == 2);
+}
+
+TEST_CASE("an engine that the daemon heals is waited for, and one that nobody heals is not") {
+  auto healing = engine("poisoned", "gt@1", "the rank died");
+  healing["next"] = "wait";
+  FakeDaemon daemon(one_after_the_other({ok(healing), ok(ready_engine("gt@2"))}));
+  CHECK(run_ctl(wait_for_engine(daemon)).exit_code == 0);
+  healing["next"] = "tell";
+  FakeDaemon by_hand(one_after_the_other({ok(healing)}));
+  auto ended = run_ctl(wait_for_engine(by_hand));
+  CHECK(ended.exit_code == 11);
+  CHECK(holds(ended.err, "ckptctl update gt@2 --engine e0"));
+}
+
+TEST_CASE("an engine without a target is waited for in vain, and why is said") {
+  auto nothing = engine("waiting", "");
+  nothing["target"] = "";
+  nothing["why"] = "it was given nothing yet, and has no target";
+  FakeDaemon daemon(one_after_the_other({ok(nothing)}));
+  auto ended = run_ctl(wait_for_engine(daemon, {"--timeout", "200ms"}));
+  CHECK(ended.exit_code == 12);
+  CHECK(holds(ended.err, "has no target"));
 }
 
 TEST_CASE("an engine that does not arrive") {
@@ -339,7 +374,7 @@ TEST_CASE("watch prints a line for each event, and ends with the stream when ask
   CHECK(ended.exit_code == 14);
   CHECK(count_of(ended.out, '\n') == 6);
   for (const char* part : {"load-1         started    gt@1\n", "gt@1           resident   2.00 KiB, kept\n",
-                           "engine e0      updating   target gt@2\n", "engine e0      poisoned   the rank died\n",
+                           "engine e0      updating\n", "engine e0      poisoned   the rank died\n",
                            "engine e0      removed\n", "load-1         failed     the disk\\x1b[31m failed\n"}) {
     INFO(part);
     CHECK(holds(ended.out, part));

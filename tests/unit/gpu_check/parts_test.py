@@ -20,9 +20,10 @@ import zipfile
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 sys.path[:0] = [os.path.join(ROOT, "scripts", "lib")]
 
-from gpu_check import (  # noqa: E402
-    checks_packed, checks_sanitizer, context, frame, gpu_rank, machine, place, report)
-from gpu_check.frame import Check, FAILED, Outcome, PASSED, SKIPPED  # noqa: E402
+from checks import frame, machine, place, report  # noqa: E402
+from checks.frame import Check, FAILED, Outcome, PASSED, SKIPPED  # noqa: E402
+from checks.program import chosen  # noqa: E402
+from gpu_check import checks_packed, checks_sanitizer, context, gpu_rank  # noqa: E402
 
 LOADER = importlib.machinery.SourceFileLoader("gpu_check_program", os.path.join(ROOT, "scripts", "gpu-check"))
 program = importlib.util.module_from_spec(importlib.util.spec_from_loader(LOADER.name, LOADER))
@@ -251,13 +252,13 @@ class Choice(unittest.TestCase):
               Check("d", "?", None, 1)]
 
     def test_a_check_brings_what_it_needs(self):
-        self.assertEqual([check.name for check in program.chosen(self.CHECKS, ["c"])], ["a", "b", "c"])
-        self.assertEqual([check.name for check in program.chosen(self.CHECKS, ["d", "a"])], ["a", "d"])
-        self.assertEqual(program.chosen(self.CHECKS, None), self.CHECKS)
+        self.assertEqual([check.name for check in chosen(self.CHECKS, ["c"])], ["a", "b", "c"])
+        self.assertEqual([check.name for check in chosen(self.CHECKS, ["d", "a"])], ["a", "d"])
+        self.assertEqual(chosen(self.CHECKS, None), self.CHECKS)
 
     def test_one_that_does_not_exist(self):
         with self.assertRaisesRegex(place.Wrong, "there is no check moon; there are: a, b, c, d"):
-            program.chosen(self.CHECKS, ["moon"])
+            chosen(self.CHECKS, ["moon"])
 
 
 class Report(unittest.TestCase):

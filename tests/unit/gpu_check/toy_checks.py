@@ -12,8 +12,8 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 sys.path.insert(0, os.path.join(ROOT, "scripts", "lib"))
 
-from gpu_check import frame, report  # noqa: E402
-from gpu_check.frame import Check, Skip, passed, step  # noqa: E402
+from checks import frame, report  # noqa: E402
+from checks.frame import Check, Skip, passed, step  # noqa: E402
 
 FOLDER = sys.argv[1]
 

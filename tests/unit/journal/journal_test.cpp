@@ -243,6 +243,24 @@ TEST_CASE("a process that is killed at any moment leaves the old or the new stat
   }
 }
 
+TEST_CASE("a file of format 1 is read, and becomes format 2 at its first change") {
+  Folder folder;
+  put(folder / "state.json", kFormat1);
+  {
+    auto journal = Journal::open(folder);
+    REQUIRE(journal);
+    CHECK((*journal)->contents() == contents_of_format_1());
+    CHECK(content_of(folder / "state.json") == kFormat1);  // reading alone leaves an older ckptd its way back
+    REQUIRE((*journal)->change([](Contents& contents) { contents.engines[0].label = "2"; }));
+  }
+  CHECK(contains(content_of(folder / "state.json"), "\"format\": 2"));
+  auto journal = Journal::open(folder);
+  REQUIRE(journal);
+  auto expected = contents_of_format_1();
+  expected.engines[0].label = "2";
+  CHECK((*journal)->contents() == expected);
+}
+
 TEST_CASE("a damaged file is named with its byte and left alone") {
   Folder folder;
   const std::string damaged = R"({"format":1,"engines":[],"updates":[}")";

@@ -1,5 +1,6 @@
 #include "daemon/journal/state_json.h"
 
+#include <array>
 #include <catch2/catch.hpp>
 #include <random>
 
@@ -89,6 +90,36 @@ TEST_CASE("what is not of this format is refused by its place") {
   CHECK(contains(error_of(replaced(whole, "\"poisoned\": \"\"", "\"poisoned\": false")).sentence,
                  "/engines/1/poisoned"));
   CHECK(contains(error_of(replaced(whole, "\"identity\"", "\"identify\"")).sentence, "/engines/0/target"));
+}
+
+TEST_CASE("what the life cycle needs is refused by its place as well") {
+  const auto whole = to_json(full_contents());
+  for (const auto& [from, to, culprit] : std::vector<std::array<const char*, 3>>{
+           {"\"pid\": 4711", "\"pid\": -1", "/engines/0/listener/pid"},
+           {"\"pid\": 4711", "\"pid\": 4294967296", "/engines/0/listener/pid"},
+           {"\"started\": 123456789", "\"started\": -5", "/engines/0/listener/started"},
+           {"\"started\": 123456789", "\"begun\": 5", "begun"},
+           {"\"follow\": false", "\"follow\": \"no\"", "/engines/0/follow"},
+           {"\"wake\": \"weights\"", "\"wake\": \"some\"", "/engines/0/wake"},
+           {"\"label\": \"1\"", "\"label\": 1", "/engines/0/label"},
+           {"\"drained\": true", "\"drained\": 1", "drained"},
+       }) {
+    INFO(to);
+    const auto error = error_of(replaced(whole, from, to));
+    CHECK(error.kind == ErrorKind::corrupt);
+    CHECK(contains(error.sentence, culprit));
+  }
+}
+
+TEST_CASE("a state of format 1 has the members of its time and no others") {
+  CHECK(from_json(kFormat1));
+  for (const auto* added : {R"("label":"1",)", R"("drained":true,)", R"("follow":false,)"}) {
+    INFO(added);
+    const auto error = error_of(replaced(kFormat1, R"("name")", std::string(added) + R"("name")"));
+    CHECK(error.kind == ErrorKind::corrupt);
+    CHECK(contains(error.sentence, "not one of format 1"));
+  }
+  CHECK(error_of(replaced(kFormat1, R"("in_custody")", R"("drained":true,"in_custody")")).kind == ErrorKind::corrupt);
 }
 
 TEST_CASE("bytes that are not JSON are named by their number") {

@@ -211,6 +211,10 @@ TEST_CASE("versions and engines have series while they are there, with any name 
   engine.name = "e\"\\\n";
   engine.target = "m@2";
   engine.poisoned = "why";
+  engine.state = "poisoned";
+  engine.restarts = 2;
+  engine.own_updates = 3;
+  engine.own_failures = 1;
   status.engines = {engine};
   status.in_custody = {"HOST-0", "HOST-1"};
   api::DeviceStatus device;
@@ -244,6 +248,14 @@ TEST_CASE("versions and engines have series while they are there, with any name 
   CHECK(families["ckptd_version_bytes"].metric[0].gauge.value == 30);
   CHECK(families["ckptd_versions"].metric.size() == 4);
   CHECK(families["ckptd_engine_poisoned"].metric[0].gauge.value == 1);
+  REQUIRE(families["ckptd_engine_state"].metric.size() == 7);
+  for (const auto& series : families["ckptd_engine_state"].metric)
+    CHECK(series.gauge.value == (series.label[1].value == "poisoned" ? 1 : 0));
+  CHECK(families["ckptd_engine_ready"].metric[0].gauge.value == 0);
+  CHECK(families["ckptd_engine_restarts_total"].metric[0].counter.value == 2);
+  REQUIRE(families["ckptd_engine_own_updates_total"].metric.size() == 2);
+  CHECK(families["ckptd_engine_own_updates_total"].metric[0].counter.value == 3);
+  CHECK(families["ckptd_engine_own_updates_total"].metric[1].counter.value == 1);
   CHECK(families["ckptd_sessions_in_custody"].metric[0].gauge.value == 2);
   CHECK(families["ckptd_uptime_seconds"].metric[0].gauge.value == 5);
   CHECK(families["ckptd_ready"].metric[0].gauge.value == 0);

@@ -26,7 +26,8 @@ class FakeSession final : public ranks::Session {
     return step(endpoints_.connect);
   }
   Result<> reload(std::span<const ranks::TensorView>, std::uint32_t) override {
-    raises_ = endpoints_.fail_reload_on == open_.device;
+    raises_ = endpoints_.fail_reload_on.get() == open_.device && endpoints_.fail_reloads != 0;
+    if (raises_ && endpoints_.fail_reloads > 0) --endpoints_.fail_reloads;
     return step(true);
   }
   Result<> release() override { return step(true); }
@@ -69,8 +70,9 @@ class FakeSession final : public ranks::Session {
 }  // namespace
 
 Result<> FakeEndpoints::check_carriable(const weights::Manifest&) const {
-  if (uncarriable.empty()) return {};
-  return fail(ErrorKind::unsupported, "{}", uncarriable);
+  const auto why = uncarriable.get();
+  if (why.empty()) return {};
+  return fail(ErrorKind::unsupported, "{}", why);
 }
 
 Result<std::unique_ptr<ranks::Session>> FakeEndpoints::open(std::string engine, std::string device) {
@@ -106,25 +108,86 @@ void FakeEndpoints::close(const std::string& endpoint) {
 Result<std::string> FakeEngine::call_update(const fleet::UpdateCall& call, std::chrono::milliseconds,
                                             std::stop_token stop) {
   ++behaviour_->calls;
+  behaviour_->hear("update to " + call.weight_version);
   {
     std::lock_guard lock(behaviour_->mutex);
     behaviour_->last_call = call;
   }
+  auto answer = answer_when_ranks_end(call, std::move(stop));
+  failed_before_ = endpoints_.failed;
+  finished_before_ = endpoints_.finished();
+  return answer;
+}
+
+Result<std::string> FakeEngine::answer_when_ranks_end(const fleet::UpdateCall& call, std::stop_token stop) {
   if (behaviour_->refuses) return fail(ErrorKind::peer_failed, "engine fake: it said no");
   if (behaviour_->early_success) return "fine";
   const auto wanted = static_cast<int>(call.endpoints.size());
   while (!stop.stop_requested()) {
     if (!behaviour_->never_answers && endpoints_.failed > failed_before_)
       return fail(ErrorKind::peer_failed, "engine fake: its ranks raised");
-    if (!behaviour_->never_answers && endpoints_.finished() - finished_before_ >= wanted) return "done";
+    if (!behaviour_->never_answers && endpoints_.finished() - finished_before_ >= wanted) {
+      behaviour_->set_label(call.weight_version);
+      return "done";
+    }
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return fail(ErrorKind::cancelled, "engine fake: the call was given up");
 }
 
-Result<fleet::Observation> FakeEngine::observe(std::chrono::milliseconds) {
+Result<fleet::Observation> FakeEngine::observe(std::chrono::milliseconds timeout) {
+  ++behaviour_->looks;
+  if (behaviour_->stalls) {
+    std::this_thread::sleep_for(timeout);
+    return fail(ErrorKind::timed_out, "engine fake: no answer");
+  }
   if (behaviour_->gone) return fail(ErrorKind::unavailable, "engine fake: nobody listens");
-  return fleet::Observation{.state = fleet::Observation::State::serving, .weight_version = {}, .listener = {}};
+  std::lock_guard lock(behaviour_->mutex);
+  fleet::Observation seen{.state = static_cast<fleet::Observation::State>(behaviour_->state.load()),
+                          .weight_version = behaviour_->tells_label ? behaviour_->label : "",
+                          .listener = {}};
+  if (behaviour_->pid != 0) seen.listener = ProcessId{behaviour_->pid, 1};
+  return seen;
+}
+
+Result<fleet::Description> FakeEngine::describe(std::chrono::milliseconds timeout) {
+  std::lock_guard lock(behaviour_->mutex);
+  if (behaviour_->about) return *behaviour_->about;
+  return fleet::Engine::describe(timeout);
+}
+
+Result<> FakeEngine::wake_weights(std::chrono::milliseconds) {
+  ++behaviour_->wakes;
+  return {};
+}
+
+Result<> FakeEngine::wake_rest(std::chrono::milliseconds) {
+  ++behaviour_->full_wakes;
+  behaviour_->set_state(fleet::Observation::State::serving);
+  return {};
+}
+
+Result<> FakeEngine::pause(fleet::Pause mode, std::chrono::milliseconds timeout, std::stop_token stop) {
+  if (behaviour_->cannot_pause) return fleet::Engine::pause(mode, timeout, std::move(stop));
+  ++behaviour_->pauses;
+  behaviour_->hear("pause " + std::string(fleet::name_of(mode)));
+  if (behaviour_->pause_fails) return fail(ErrorKind::peer_failed, "engine fake: it will not pause");
+  behaviour_->set_state(fleet::Observation::State::paused);
+  return {};
+}
+
+Result<> FakeEngine::resume(std::chrono::milliseconds) {
+  ++behaviour_->resumes;
+  behaviour_->hear("resume");
+  if (behaviour_->resume_fails) return fail(ErrorKind::peer_failed, "engine fake: it will not go on");
+  behaviour_->set_state(fleet::Observation::State::serving);
+  return {};
+}
+
+Result<> FakeEngine::conclude(const fleet::UpdateCall&, std::chrono::milliseconds) {
+  behaviour_->hear("conclude");
+  if (behaviour_->conclude_fails) return fail(ErrorKind::peer_failed, "engine fake: its cache is in use");
+  return {};
 }
 
 Result<std::unique_ptr<ranks::Session>> FakeTransfer::open(std::string engine, std::string device) {
@@ -139,13 +202,6 @@ Result<std::string> FakeTransfer::run(std::chrono::milliseconds timeout, std::st
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return "done";
-}
-
-Result<fleet::Description> FakeEngine::describe(std::chrono::milliseconds) {
-  ++behaviour_->described;
-  fleet::Description description;
-  description.weight_transfer = behaviour_->weight_transfer;
-  return description;
 }
 
 }  // namespace ckptd::tests

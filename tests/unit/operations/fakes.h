@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -19,14 +20,33 @@
 
 namespace ckptd::tests {
 
+/// A text that a test changes while others read it.
+class SharedText {
+ public:
+  void operator=(std::string text) {
+    std::lock_guard lock(mutex_);
+    text_ = std::move(text);
+  }
+  void clear() { *this = std::string(); }
+  std::string get() const {
+    std::lock_guard lock(mutex_);
+    return text_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::string text_;
+};
+
 /// Sessions that acknowledge every step at once, unless told otherwise.
 class FakeEndpoints final : public ranks::Endpoints {
  public:
-  std::string fail_reload_on;            ///< device whose rank raises in its first bucket
+  std::atomic<int> fail_reloads = -1;    ///< how many sessions on that device raise; -1: all
+  SharedText fail_reload_on;            ///< device whose rank raises in its first bucket
   std::atomic<bool> connect = true;      ///< false: nobody comes
   std::vector<ranks::OpenEndpoint> adopted;
   std::atomic<int> opened = 0, discarded = 0, failed = 0;
-  std::string uncarriable;               ///< sentence of check_carriable
+  SharedText uncarriable;               ///< sentence of check_carriable
   std::map<std::string, std::shared_ptr<FakeHold>> holds;  ///< by device; of memory that a mapping does not keep
 
   ranks::Traits traits() const override { return {}; }
@@ -72,10 +92,35 @@ class FakeEngine final : public fleet::Engine {
  public:
   struct Behaviour {
     std::atomic<bool> refuses = false, early_success = false, never_answers = false, gone = false;
-    std::atomic<int> calls = 0, described = 0;
-    std::string weight_transfer;  ///< what it tells that it offers
+    std::atomic<int> calls = 0, looks = 0, wakes = 0, full_wakes = 0, pauses = 0, resumes = 0;
+    std::atomic<bool> cannot_pause = false;  ///< there is no such call
+    std::atomic<bool> pause_fails = false, resume_fails = false, conclude_fails = false;
+    std::atomic<int> pid = 7;              ///< of the server; 0: nobody can see it
+    std::atomic<bool> tells_label = true;  ///< the weight version, which an update sets
+    std::atomic<bool> stalls = false;      ///< a look takes as long as its deadline
+    std::atomic<int> state = static_cast<int>(fleet::Observation::State::serving);
     std::mutex mutex;
-    fleet::UpdateCall last_call;
+    fleet::UpdateCall last_call;           ///< under mutex, with what follows
+    std::string label = "default";
+    std::vector<std::string> heard;        ///< calls that change something, in their order
+    void hear(std::string call) {
+      std::lock_guard lock(mutex);
+      heard.push_back(std::move(call));
+    }
+    std::optional<fleet::Description> about;
+
+    /// The server ends and is there again at once, with what it was started with.
+    void restart() {
+      std::lock_guard lock(mutex);
+      ++pid;
+      label = "default";
+      state = static_cast<int>(fleet::Observation::State::serving);
+    }
+    void set_label(std::string to) {
+      std::lock_guard lock(mutex);
+      label = std::move(to);
+    }
+    void set_state(fleet::Observation::State to) { state = static_cast<int>(to); }
   };
   FakeEngine(std::shared_ptr<Behaviour> behaviour, FakeEndpoints& endpoints)
       : behaviour_(std::move(behaviour)),
@@ -87,11 +132,18 @@ class FakeEngine final : public fleet::Engine {
                                   std::stop_token stop) override;
   Result<fleet::Observation> observe(std::chrono::milliseconds timeout) override;
   Result<fleet::Description> describe(std::chrono::milliseconds timeout) override;
+  Result<> wake_weights(std::chrono::milliseconds timeout) override;
+  Result<> wake_rest(std::chrono::milliseconds timeout) override;
+  Result<> pause(fleet::Pause mode, std::chrono::milliseconds timeout, std::stop_token stop) override;
+  Result<> resume(std::chrono::milliseconds timeout) override;
+  Result<> conclude(const fleet::UpdateCall& call, std::chrono::milliseconds timeout) override;
 
  private:
+  Result<std::string> answer_when_ranks_end(const fleet::UpdateCall& call, std::stop_token stop);
+
   std::shared_ptr<Behaviour> behaviour_;
   FakeEndpoints& endpoints_;
-  int failed_before_, finished_before_;  ///< at its making: its ranks may be faster than its call
+  int failed_before_, finished_before_;  ///< at its making and after each call: its ranks may be faster than its call
 };
 
 }  // namespace ckptd::tests

@@ -3,7 +3,9 @@
 
 #include <catch2/catch.hpp>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -35,6 +37,7 @@ struct House {
 
   /// Also what a restart is: the journal and the endpoints are what a successor finds.
   void start() {
+    if (jobs) jobs->shutdown();
     operations.reset();
     jobs.reset();
     journal.reset();
@@ -45,6 +48,11 @@ struct House {
     operations::Options options;
     options.deadlines = deadlines;
     options.answer_grace = 200ms;
+    options.engine_poll = 10ms;
+    options.engine_poll_slowest = 40ms;
+    options.engine_retry = engine_retry;
+    options.engine_retry_slowest = 10 * engine_retry;
+    options.ping_timeout = ping_timeout;
     options.bucket_bytes = 4096;
     options.arena_bytes = arena_bytes;
     options.receipt_required = receipt_required;
@@ -54,8 +62,8 @@ struct House {
     options.prefetch.throttle = throttle;
     operations = operations::make_operations(
         {*catalogue, *store, *jobs, *journal, endpoints, raw, collective::local::make_group,
-         [this](const journal::EngineRecord&) -> Result<std::unique_ptr<fleet::Engine>> {
-           return std::make_unique<FakeEngine>(behaviour, endpoints);
+         [this](const journal::EngineRecord& engine) -> Result<std::unique_ptr<fleet::Engine>> {
+           return std::make_unique<FakeEngine>(behaviour_of(engine.name), endpoints);
          },
          *peaks, [this] { return reread(); }, {}, make_transfer},
         options);
@@ -84,8 +92,29 @@ struct House {
     REQUIRE(job->state == "succeeded");
   }
 
-  void add_engine(const std::string& name = "e", std::vector<std::string> devices = {}) {
-    REQUIRE(operations->put_engine({name, "sglang", "http://127.0.0.1:1", "m", std::move(devices)}));
+  /// From now on this engine has a server of its own.
+  std::shared_ptr<FakeEngine::Behaviour> own_server(const std::string& name) {
+    std::lock_guard lock(behaviours_mutex);
+    return behaviours[name] = std::make_shared<FakeEngine::Behaviour>();
+  }
+
+  std::shared_ptr<FakeEngine::Behaviour> behaviour_of(const std::string& name) {
+    std::lock_guard lock(behaviours_mutex);
+    const auto own = behaviours.find(name);
+    return own == behaviours.end() ? behaviour : own->second;
+  }
+
+  /// One that the daemon leaves alone, also when an update fails: tests of updates begin them themselves.
+  void add_engine(const std::string& name = "e", std::vector<std::string> devices = {},
+                  const std::string& on_failure = "hold") {
+    REQUIRE(operations->put_engine({.name = name, .kind = "sglang", .endpoint = "http://127.0.0.1:1", .checkpoint = "m",
+                                    .devices = std::move(devices), .follow = false, .on_failure = on_failure}));
+  }
+
+  /// One that the daemon brings to its target.
+  void follow_engine(const std::string& name = "e", const std::string& target = "", const std::string& wake = "none") {
+    REQUIRE(operations->put_engine({.name = name, .kind = "sglang", .endpoint = "http://127.0.0.1:1", .checkpoint = "m",
+                                    .devices = {}, .target = target, .wake = wake}));
   }
 
   static proto::control::UpdateRequest to(const std::string& version) {
@@ -111,6 +140,9 @@ struct House {
   std::vector<device::Device*> raw;
   FakeEndpoints endpoints;
   std::shared_ptr<FakeEngine::Behaviour> behaviour = std::make_shared<FakeEngine::Behaviour>();
+  std::mutex behaviours_mutex;
+  std::map<std::string, std::shared_ptr<FakeEngine::Behaviour>> behaviours;  ///< of engines that have a server of their own
+  std::chrono::milliseconds engine_retry{50}, ping_timeout{500};
   pipeline::Deadlines deadlines;
   std::uint64_t arena_bytes = 0;
   bool receipt_required = true;

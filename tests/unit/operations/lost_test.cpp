@@ -39,7 +39,7 @@ TEST_CASE("an engine on a lost device is told so before its server is called, an
   const auto job = gpus.run_update(House::to("1"));
   CHECK(job.state == "failed");
   REQUIRE(job.error);
-  CHECK(job.error->kind == ErrorKind::unavailable);
+  CHECK(job.error->kind == ErrorKind::partial);
   for (const auto* part : {"1 of 2 engines were updated", "engine a cannot be updated, its HOST-0 is lost since 2023-11-14T22:13:20",
                            "copy failed; restart ckptd"})
     CHECK(says(job.error->sentence, part));

@@ -28,7 +28,7 @@ TEST_CASE("an update that everybody confirms is recorded as served") {
   auto job = house.run_update(House::to("1"));
   CHECK(job.state == "succeeded");
   auto engine = *house.operations->engine("e");
-  CHECK(engine.state == "idle");
+  CHECK(engine.state == "serving");
   CHECK(engine.serving == "m@1");
   CHECK(engine.target == "m@1");
   CHECK(house.behaviour->last_call.weight_version == "1");
@@ -38,7 +38,7 @@ TEST_CASE("an update that everybody confirms is recorded as served") {
   house.start();
   engine = *house.operations->engine("e");
   CHECK(engine.serving == "m@1");
-  CHECK(engine.state == "idle");
+  CHECK(engine.state == "serving");
 }
 
 TEST_CASE("a job tells its stages, of all its engines, and also when it failed") {
@@ -58,7 +58,7 @@ TEST_CASE("a job tells its stages, of all its engines, and also when it failed")
     return each;
   };
   const std::vector<std::string> all{"answer", "arena", "connect", "finish", "journal", "open",
-                                     "ping",   "plan",  "push",    "reload", "upload"};
+                                     "pause",  "ping",  "plan",    "push",   "reload",  "upload"};
   auto job = house.run_update(House::to("1"));
   REQUIRE(job.state == "succeeded");
   CHECK(names(job) == all);
@@ -118,7 +118,7 @@ TEST_CASE("a rank that raises poisons the engine until a full update succeeds") 
   house.endpoints.fail_reload_on.clear();
   house.load_or_die("1", 1);
   CHECK(house.run_update(House::to("1")).state == "succeeded");
-  CHECK(house.operations->engine("e")->state == "idle");
+  CHECK(house.operations->engine("e")->state == "serving");
 }
 
 TEST_CASE("an engine that says no, or yes for nothing, has not been updated") {
@@ -148,7 +148,7 @@ TEST_CASE("an engine that says no, or yes for nothing, has not been updated") {
   }
   auto engine = *house.operations->engine("e");
   CHECK(engine.serving.empty());
-  CHECK(engine.state == "idle");  // nothing was sent: no mixture
+  CHECK(engine.state == "waiting");  // nothing was sent: no mixture
   CHECK(house.journal->contents().updates.empty());
 }
 
@@ -192,7 +192,7 @@ TEST_CASE("a successor marks what a dead daemon left half done, and frees its ra
   house.start();
   CHECK(house.endpoints.adopted.size() == 3);
   CHECK(house.operations->engine("touched")->state == "poisoned");
-  CHECK(house.operations->engine("clean")->state == "idle");
+  CHECK(house.operations->engine("clean")->state == "waiting");
   CHECK(house.journal->contents().updates.empty());
   CHECK(house.journal->contents().in_custody.size() == 3);
   house.endpoints.close("ipc:///a");
@@ -230,7 +230,7 @@ TEST_CASE("repeated and colliding updates") {
   auto ended = house.operations->wait_job(first->id, Deadline::in(10s));
   REQUIRE(ended);
   CHECK(ended->state == "cancelled");
-  CHECK(house.operations->engine("e")->state == "idle");
+  CHECK(house.operations->engine("e")->state == "waiting");
 
   house.endpoints.connect = true;
   house.behaviour->never_answers = false;
@@ -704,7 +704,7 @@ TEST_CASE("subscribers are told what jobs, versions and engines do") {
   CHECK(states("job-started") == " running");
   CHECK(states("job-ended") == " succeeded");
   CHECK(states("version-changed") == " loading resident");
-  CHECK(states("engine-changed") == " idle updating idle");
+  CHECK(states("engine-changed") == " waiting updating serving");
 
   house.endpoints.fail_reload_on = "HOST-1";
   CHECK(house.run_update(House::to("1")).state == "failed");

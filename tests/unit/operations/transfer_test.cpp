@@ -25,7 +25,7 @@ struct Transfers {
 
 void add(House& house, const std::string& kind, const std::string& transfer) {
   REQUIRE(house.operations->put_engine({.name = "e", .kind = kind, .endpoint = "http://127.0.0.1:1", .checkpoint = "m",
-                                        .transfer = transfer}));
+                                        .transfer = transfer, .follow = false}));
 }
 
 }  // namespace
@@ -33,15 +33,15 @@ void add(House& house, const std::string& kind, const std::string& transfer) {
 TEST_CASE("an engine is given weights in its own way where it offers one, and where that is wanted") {
   struct Case {
     std::string kind, transfer, offers;
-    bool native, asked;
+    bool native;
   };
-  const auto [kind, transfer, offers, native, asked] =
-      GENERATE(Case{"vllm", "auto", "ipc", true, true}, Case{"vllm", "auto", "nccl", false, true},
-               Case{"vllm", "auto", "", false, true}, Case{"vllm", "native", "", true, false},
-               Case{"vllm", "checkpoint-engine", "ipc", false, false}, Case{"sglang", "auto", "ipc", false, false});
+  const auto [kind, transfer, offers, native] =
+      GENERATE(Case{"vllm", "auto", "ipc", true}, Case{"vllm", "auto", "nccl", false},
+               Case{"vllm", "auto", "", false}, Case{"vllm", "native", "", true},
+               Case{"vllm", "checkpoint-engine", "ipc", false}, Case{"sglang", "auto", "ipc", false});
   House house;
   Transfers transfers(house);
-  house.behaviour->weight_transfer = offers;
+  house.behaviour->about.emplace().weight_transfer = offers;
   house.load_or_die("1", 1);
   add(house, kind, transfer);
   const auto job = house.run_update(House::to("1"));
@@ -49,7 +49,6 @@ TEST_CASE("an engine is given weights in its own way where it offers one, and wh
   CHECK(transfers.made == (native ? 1 : 0));
   if (native) CHECK(transfers.label == "1");
   CHECK(house.behaviour->calls == (native ? 0 : 1));
-  CHECK((house.behaviour->described > 0) == asked);
   CHECK(house.operations->engine("e")->serving == "m@1");
 }
 

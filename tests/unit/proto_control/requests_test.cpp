@@ -70,7 +70,7 @@ TEST_CASE("an update request") {
   CHECK(request->dry_run);
   CHECK(request->force);
   CHECK(request->bucket_bytes == 18446744073u);
-  CHECK_FALSE(request->flush_cache);
+  CHECK(request->flush_cache == false);
 
   auto again = parse_update_request(to_json(*request).dump());
   REQUIRE(again);
@@ -84,7 +84,7 @@ TEST_CASE("an update request") {
   CHECK_FALSE(least->dry_run);
   CHECK_FALSE(least->force);
   CHECK_FALSE(least->bucket_bytes);
-  CHECK(least->flush_cache);
+  CHECK_FALSE(least->flush_cache);
   auto least_again = parse_update_request(to_json(*least).dump());
   REQUIRE(least_again);
   CHECK_FALSE(least_again->bucket_bytes);

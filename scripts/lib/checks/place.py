@@ -1,6 +1,6 @@
 """Where everything is that the checks use: an unpacked bundle of scripts/gpu-bundle, or a repository with a build.
 
-  bundle        gpu-check  lib/gpu_check/  ckptd-VERSION-ARCH.tar.gz  wheels/  contract/  tests/
+  bundle        gpu-check  lib/checks/  lib/gpu_check/  ckptd-VERSION-ARCH.tar.gz  wheels/  contract/  tests/
   repository    scripts/gpu-check  build/PRESET/bin  build/PRESET/tests  tests/
 
 From a bundle, the tarball and the wheels are unpacked into the scratch directory: there is no package registry where it

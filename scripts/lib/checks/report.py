@@ -17,16 +17,27 @@ def exit_status(checks, results):
     return EXIT_PASSED if of_gpu else EXIT_NOTHING_CHECKED
 
 
-def verdict(status, results, rehearsal):
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """How a program ends its report."""
+    nothing: str
+    rehearsed: str
+    good: str
+
+
+OF_GPU = Words("nothing could be checked on a GPU",
+               "the checks' own code works on host memory; this says nothing about a GPU",
+               "what could be checked on this GPU is as it should be")
+
+
+def verdict(status, results, rehearsal, words=OF_GPU):
     counts = {each: sum(outcome.status == each for outcome in results.values()) for each in (PASSED, FAILED, SKIPPED)}
     numbers = ", ".join(f"{count} {each}" for each, count in counts.items())
     if status == EXIT_FAILED:
         return f"{numbers}: something failed"
     if status == EXIT_NOTHING_CHECKED:
-        return f"{numbers}: nothing could be checked on a GPU"
-    if rehearsal:
-        return f"{numbers}: the checks' own code works on host memory; this says nothing about a GPU"
-    return f"{numbers}: what could be checked on this GPU is as it should be"
+        return f"{numbers}: {words.nothing}"
+    return f"{numbers}: {words.rehearsed if rehearsal else words.good}"
 
 
 def figure(name, value):

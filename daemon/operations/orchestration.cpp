@@ -1,0 +1,130 @@
+// One engine's update, with what is around its push: its requests are stopped, it is given the version, or its last good one
+// again if that leaves a mixture, and its requests go on when it holds exactly one version.
+#include <spdlog/spdlog.h>
+
+#include <nlohmann/json.hpp>
+
+#include "daemon/operations/accounts.h"
+#include "daemon/operations/engine_push.h"
+#include "daemon/operations/service.h"
+#include "daemon/operations/standstill.h"
+
+namespace ckptd::operations {
+namespace {
+
+EnginePush push_of_last_good(const EnginePush& push, const journal::VersionRecord& last_good, const std::string& version) {
+  auto again = push;
+  again.record = last_good;
+  again.weight_version = version;
+  again.warnings.clear();
+  again.requested = Clock::now();
+  return again;
+}
+
+}  // namespace
+
+Service::LastGood Service::last_good_of(const std::string& engine, const std::string& job) const {
+  const auto record = known_engine(engine);
+  if (!record || !record->serving) return {};
+  const auto id = weights::CheckpointId::parse(record->serving->id);
+  if (!id) return {};
+  auto lease = parts_.catalogue.lease(*id, job);
+  if (!lease || (*lease)->identity.hex() != record->serving->identity) return {};
+  return {*id, *record->serving, *std::move(lease)};
+}
+
+Result<nlohmann::json> Service::update_engine(const EnginePush& push, const catalogue::Contents& contents,
+                                              UpdateJob& job, records::PushAccount& account,
+                                              std::optional<records::PushAccount>& second) {
+  auto engine = CKPTD_TRY(parts_.make_engine(push.known));
+  Standstill standstill(parts_.journal, push, *engine);
+  auto report = push_to_engine(push, contents, *engine, standstill, job, account);
+  close_account(account, report);
+
+  const auto holds_mixture = [&] {
+    const auto record = known_engine(push.engine);
+    return record && !record->poisoned.empty();
+  };
+  // An engine that was poisoned before and was not touched now is one, too.
+  fleet::Ended ended{.succeeded = report.has_value(),
+                     .mixture = !report && holds_mixture(),
+                     .cancelled = job.stop().stop_requested()};
+  LastGood last_good;
+  // Of a version that it has just failed to take, another attempt at once is no remedy: the life cycle makes one later.
+  if (ended.mixture && account.touched && push.serving != push.record.id) last_good = last_good_of(push.engine, job.id());
+  ended.last_good_is_resident = last_good.lease.has_value();
+  auto next = fleet::after(ended, push.policy.on_failure);
+  if (next == fleet::After::repush) {
+    spdlog::warn("{}: {} is given {} again", job.id(), push.engine, last_good.record.id);
+    const auto again = push_of_last_good(push, last_good.record, last_good.id.version);
+    second = open_account(again);
+    const auto repushed = push_to_engine(again, **last_good.lease, *engine, standstill, job, *second);
+    close_account(*second, repushed);
+    ended = {.succeeded = repushed.has_value(),
+             .mixture = !repushed && holds_mixture(),
+             .cancelled = job.stop().stop_requested(),
+             .repushed = true};
+    next = fleet::after(ended, push.policy.on_failure);
+    report.error().sentence += repushed
+                                   ? fmt::format("; it was given {} again, and holds that", last_good.record.id)
+                                   : fmt::format("; it could not be given {} again either: {}", last_good.record.id,
+                                                 repushed.error().sentence);
+  }
+  if (next == fleet::After::hold) {
+    if (push.policy.on_failure == fleet::OnFailure::hold) write_held(push.engine);
+    if (standstill.ours())
+      report.error().sentence += "; it stays paused, since it may hold a mixture of versions: the update that heals it "
+                                 "resumes it";
+    return report;
+  }
+  const auto resumed = standstill.end();
+  if (resumed) return report;
+  spdlog::error("{}: {}", job.id(), resumed.error().sentence);
+  if (report) return std::unexpected(resumed.error().within(fmt::format("engine {} holds {} in full", push.engine, push.record.id)));
+  report.error().sentence += fmt::format("; {}", resumed.error().sentence);
+  return report;
+}
+
+bool Service::serves_now(const journal::EngineRecord& engine) const {
+  const auto drained = parts_.journal.contents().drained;
+  std::lock_guard lock(mutex_);
+  const auto at = sightings_.find(engine.name);
+  return fleet::decide(facts_of(engine, drained, at == sightings_.end() ? Sighting{} : at->second, false)).ready;
+}
+
+std::vector<std::string> Service::pause_notes() const {
+  std::vector<std::string> notes;
+  for (const auto& engine : parts_.journal.contents().engines)
+    if (engine.pause == "none")
+      notes.push_back(fmt::format("engine {} is not paused for updates (pause is none): while one runs, and after one that "
+                                  "failed, it may answer with a mixture of versions",
+                                  engine.name));
+  return notes;
+}
+
+void Service::write_held(const std::string& engine) {
+  auto written = parts_.journal.change([&](journal::Contents& contents) {
+    for (auto& each : contents.engines)
+      if (each.name == engine) each.held = true;
+  });
+  if (!written) spdlog::warn("that {} is to be held could not be recorded: {}", engine, written.error().sentence);
+}
+
+/// What an update, or a daemon before this one, left to be resumed.
+void Service::resume_engine(const std::string& engine) {
+  std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
+  const auto record = known_engine(engine);
+  if (!record || record->paused.empty() || check_not_updating(engine).has_value() == false) return;
+  auto server = parts_.make_engine(*record);
+  if (!server) return note_refusal(engine, server.error());
+  if (auto resumed = (*server)->resume(options()->ping_timeout); !resumed)
+    return note_refusal(engine, resumed.error().within(fmt::format("engine {} could not be resumed", engine)));
+  auto written = parts_.journal.change([&](journal::Contents& contents) {
+    for (auto& each : contents.engines)
+      if (each.name == engine) each.paused.clear();
+  });
+  if (!written) return spdlog::warn("that {} goes on could not be recorded: {}", engine, written.error().sentence);
+  spdlog::info("engine {} goes on, after an update that had paused it", engine);
+}
+
+}  // namespace ckptd::operations

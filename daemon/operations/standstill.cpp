@@ -1,0 +1,68 @@
+#include "daemon/operations/standstill.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+namespace ckptd::operations {
+
+using State = fleet::Observation::State;
+
+Result<> Standstill::begin(const fleet::Observation& seen, std::stop_token stop) {
+  if (begun_) return {};
+  begun_ = true;
+  const auto contents = journal_.contents();
+  const auto at = std::ranges::find(contents.engines, push_.engine, &journal::EngineRecord::name);
+  const bool left_by_us = at != contents.engines.end() && !at->paused.empty();
+  if (seen.state == State::paused) {
+    ours_ = left_by_us;
+    return {};
+  }
+  const auto mode = push_.policy.pause.value_or(fleet::default_pause(push_.known.kind));
+  if (seen.state != State::serving || mode == fleet::Pause::none) {
+    if (seen.state == State::serving)
+      warnings_.push_back("requests are not paused, so they may be answered by a mixture of versions until the update has "
+                          "ended, and after it if it fails");
+    return left_by_us ? write("") : Result<>{};  // it was started again since
+  }
+  CKPTD_TRY(write(std::string(fleet::name_of(mode))));
+  auto paused = engine_.pause(mode, push_.options->engine_step, stop);
+  if (paused) {
+    ours_ = true;
+    return {};
+  }
+  if (paused.error().kind == ErrorKind::unsupported && !push_.policy.pause) {
+    warnings_.push_back(fmt::format("requests are not paused, so they may be answered by a mixture of versions until the "
+                                    "update has ended: {}",
+                                    paused.error().sentence));
+    return write("");
+  }
+  // It may have been paused all the same: after a deadline nobody knows.
+  if (auto resumed = engine_.resume(push_.options->engine_step); resumed || paused.error().kind == ErrorKind::unsupported)
+    CKPTD_TRY(write(""));
+  return std::unexpected(paused.error().within(
+      fmt::format("engine {} could not be paused ({}), so it was given nothing", push_.engine, fleet::name_of(mode))));
+}
+
+Result<> Standstill::end() {
+  if (!ours_) return {};
+  if (auto resumed = engine_.resume(push_.options->engine_step); !resumed)
+    return std::unexpected(resumed.error().within(fmt::format("engine {} could not be resumed", push_.engine)));
+  ours_ = false;
+  return write("");
+}
+
+Result<> Standstill::write(std::string mode) {
+  auto written = journal_.change([&](journal::Contents& contents) {
+    const auto at = std::ranges::find(contents.engines, push_.engine, &journal::EngineRecord::name);
+    if (at != contents.engines.end()) at->paused = mode;
+  });
+  if (!written)
+    return std::unexpected(written.error().within(
+        fmt::format("engine {} {}", push_.engine,
+                    mode.empty() ? "goes on, but that could not be recorded"
+                                 : "was not touched, since its pause could not be recorded")));
+  return {};
+}
+
+}  // namespace ckptd::operations

@@ -1,0 +1,28 @@
+// What an engine's record becomes when its target moves, when it was given a version, and when it turns out to hold it
+// no longer. Pure, on values of the journal. docs/decisions/0023-life-cycle.md says why.
+//
+//   target    is moved by a success (update), or at once (engine set, rollback), or once by the configuration
+//   serving   is what was given last in full, whether or not it is still there (`lost` says that it is not)
+//   previous  is what was given in full before `serving`, and another version
+#pragma once
+
+#include "daemon/fleet/decide.h"
+#include "daemon/journal/journal.h"
+
+namespace ckptd::operations {
+
+fleet::Mark mark_of(const journal::EngineRecord& engine);
+
+/// An update to `version` succeeded; `mark` is what its server looks like now.
+void give(journal::EngineRecord& engine, const journal::VersionRecord& version, const fleet::Mark& mark);
+
+/// Writes down what a comparison with the mark gave. False when that changes nothing.
+bool lose(journal::EngineRecord& engine, const fleet::Kept& kept);
+
+/// An update of this server begins: from here on it is the one that may be left with a mixture.
+void meet(journal::EngineRecord& engine, const fleet::Observation& seen);
+
+/// The record of `wanted`, a new or changed registration, with what stays true of `old`.
+journal::EngineRecord registered_again(journal::EngineRecord wanted, const journal::EngineRecord& old);
+
+}  // namespace ckptd::operations
