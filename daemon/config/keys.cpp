@@ -255,6 +255,11 @@ const std::vector<Key<Engine>>& engine_keys() {
       key("admin_key_file", "", &Engine::admin_key_file, key_path(),
           "File that holds the key of its administrative routes (SGLang's --admin-api-key). Empty: the API key serves.",
           Change::reload),
+      key("transfer", "", &Engine::transfer,
+          choice<std::string>({{"auto", "auto"}, {"checkpoint-engine", "checkpoint-engine"}, {"native", "native"}}),
+          "How a vLLM is given weights: native (its own weight transfer, from 0.22 on), checkpoint-engine (its worker "
+          "extension), or auto: native where the server offers it.",
+          Change::reload),
       key("target", "", &Engine::target, optional_version_id(),
           "NAME@VERSION that it should serve as long as nobody has said anything else; afterwards only updates, rollbacks "
           "and ckptctl engine set move its target; empty: none until the first update.",

@@ -91,6 +91,7 @@ api::Engine Service::show_engine(const journal::EngineRecord& record, bool node_
   engine.held = record.held;
   engine.api_key_file = record.api_key_file;
   engine.admin_key_file = record.admin_key_file;
+  engine.transfer = record.transfer;
   engine.drained = record.drained || node_drained;
 
   std::lock_guard lock(mutex_);
