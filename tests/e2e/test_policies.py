@@ -8,7 +8,7 @@ class Policies(harness.Case):
         """A daemon with m@1 and m@2, and engines that have m@1. `add` goes to `engine add`."""
         self.one = self.llama()
         self.two = harness.checkpoints.make_second(self.one, self.path("two"))
-        daemon = self.daemon(**options)
+        daemon = self.daemon({"device": {"kind": "host", "host_devices": 3}}, **options)
         daemon.load("m@1", self.one)
         daemon.load("m@2", self.two)
         servers = []
