@@ -392,7 +392,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     remarks.push_back(concluded.error().sentence);
   }
   auto given = look_again(push, engine, seen, remarks);
-  if (given.after) given.after = standstill.understood(*given.after);
+  if (given.after) given.after = standstill.resumed(*given.after);
   if (!given.mark.label.empty() && given.mark.label != call.weight_version)
     remarks.push_back(fmt::format("it tells weight version '{}', and was asked to tell '{}'", given.mark.label,
                                   call.weight_version));

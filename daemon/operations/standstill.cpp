@@ -19,6 +19,12 @@ fleet::Observation Standstill::understood(fleet::Observation seen) const {
   return seen;
 }
 
+fleet::Observation Standstill::resumed(fleet::Observation seen) const {
+  seen = understood(std::move(seen));
+  if (ours_ && seen.state == State::paused) seen.state = State::serving;
+  return seen;
+}
+
 Result<> Standstill::begin(const fleet::Observation& seen, std::stop_token stop) {
   if (begun_) return {};
   begun_ = true;

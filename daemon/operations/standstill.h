@@ -23,6 +23,8 @@ class Standstill {
 
   /// LMDeploy is paused by putting it to sleep: what sleeps because of us is paused, and nobody's memory was released.
   fleet::Observation understood(fleet::Observation seen) const;
+  /// What was seen before end(), as it is after it.
+  fleet::Observation resumed(fleet::Observation seen) const;
 
   /// Pauses the engine as the push's policy says, unless `seen` shows that nobody is served anyway or that somebody has
   /// paused it. Once only: what follows in the same update finds it as it is. On an error the engine was let go again.

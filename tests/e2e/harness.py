@@ -296,12 +296,12 @@ class Daemon:
     def version(self, name, version):
         return self.http("GET", f"/v1/checkpoints/{name.replace('/', '%2F')}/versions/{version}")
 
-    def add_engine(self, name, engine, checkpoint, devices=(), follow=False, target=None, on_failure="hold", pause="auto"):
+    def add_engine(self, name, engine, checkpoint, devices=(), follow=False, target=None, on_failure=None, pause="auto"):
         """Without `follow`, and with hold, the daemon leaves it alone: most tests begin their updates themselves."""
         flags = ["--devices", ",".join(devices)] if devices else []
         flags += [] if follow else ["--no-follow"]
         flags += ["--target", target] if target else []
-        flags += ["--on-failure", on_failure, "--pause", pause]
+        flags += ["--on-failure", on_failure or ("repush" if follow else "hold"), "--pause", pause]
         return self.must("engine", "add", name, "--kind", engine.kind, "--endpoint", engine.endpoint,
                          "--checkpoint", checkpoint, *flags)
 
