@@ -8,6 +8,8 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,6 +22,7 @@ namespace {
 /// Of /proc/PID/stat; see proc_pid_stat(5), which counts fields from 1.
 struct Stat {
   char state = 0;             ///< field 3
+  int parent = 0;             ///< field 4
   std::uint64_t threads = 0;  ///< field 20
   std::uint64_t started = 0;  ///< field 22
 };
@@ -45,6 +48,7 @@ std::optional<Stat> stat_of(int pid, const std::string& root = {}) {
     rest.remove_prefix(std::min(rest.find_first_not_of(' '), rest.size()));
     const auto word = rest.substr(0, rest.find(' '));
     if (field == 3 && !word.empty()) stat.state = word.front();
+    if (field == 4) stat.parent = static_cast<int>(number(word));
     if (field == 20) stat.threads = number(word);
     if (field == 22) stat.started = number(word);
     rest.remove_prefix(word.size());
@@ -70,6 +74,34 @@ bool is_gone(const ProcessId& process) {
   if (!stat) return false;
   if (process.started != 0 && stat->started != 0 && stat->started != process.started) return true;
   return has_exited(*stat);
+}
+
+std::vector<ProcessId> with_descendants(const ProcessId& process, const std::string& root) {
+  if (process.pid <= 0) return {process};
+  std::multimap<int, ProcessId> children;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(root + "/proc", error), end; !error && entry != end;
+       entry.increment(error)) {
+    const auto pid = static_cast<int>(number(entry->path().filename().native()));
+    if (pid == 0) continue;
+    if (const auto stat = stat_of(pid, root)) children.emplace(stat->parent, ProcessId{pid, stat->started});
+  }
+  std::vector<ProcessId> family{process};
+  for (std::size_t i = 0; i < family.size() && family.size() <= children.size(); ++i) {
+    const auto [first, last] = children.equal_range(family[i].pid);
+    for (auto child = first; child != last; ++child) family.push_back(child->second);
+  }
+  return family;
+}
+
+bool has_open(const ProcessId& process, std::string_view path_begin, const std::string& root) {
+  std::error_code error;
+  const auto descriptors = fmt::format("{}/proc/{}/fd", root, process.pid);
+  for (std::filesystem::directory_iterator entry(descriptors, error), end; !error && entry != end; entry.increment(error)) {
+    std::error_code closed;
+    if (std::filesystem::read_symlink(entry->path(), closed).native().starts_with(path_begin)) return true;
+  }
+  return false;
 }
 
 }  // namespace ckptd

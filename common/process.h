@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace ckptd {
 
@@ -22,5 +24,12 @@ ProcessId process_with(int pid, const std::string& root = {});
 /// Certain: its memory and its descriptors are given up, whether or not its parent has taken note. False when nobody can
 /// tell.
 bool is_gone(const ProcessId& process);
+
+/// The process and all that descend from it now, as far as /proc shows them; just the process when it shows nothing.
+/// Reads one small file for each process of the machine.
+std::vector<ProcessId> with_descendants(const ProcessId& process, const std::string& root = {});
+
+/// Whether it has a file open now whose path begins so. False also of one whose descriptors we may not read.
+bool has_open(const ProcessId& process, std::string_view path_begin, const std::string& root = {});
 
 }  // namespace ckptd

@@ -258,6 +258,9 @@ void add_engines(CLI::App& app, Typed& typed) {
              add->add_option("--admin-key-file", typed.engine.admin_key_file,
                              "file that holds the key of its administrative routes (SGLang's --admin-api-key)"))
       ->check(is_file, "FILE");
+  add->add_option("--transfer", typed.engine.transfer,
+                  "how a vLLM is given weights: native, checkpoint-engine, or auto: native where the server offers it")
+      ->check(CLI::IsMember(std::vector<std::string>(proto::control::kTransfers.begin(), proto::control::kTransfers.end())));
   stands_for(Stands::version, typed,
              add->add_option("--target", typed.engine.target,
                              "NAME@VERSION that it should serve, if nothing was said of that yet"));

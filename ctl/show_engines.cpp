@@ -90,6 +90,7 @@ std::string show_engine(const Engine& engine, const View& view) {
       {"why", engine.why},
       {"serving", engine.serving},
       {"target", engine.target},
+      {"transfer", engine.transfer == "auto" ? "" : engine.transfer},
       {"previous", engine.previous},
       {"server", server_of(engine)},
       {"by itself", by_itself(engine)},

@@ -6,18 +6,24 @@
 #include <mutex>
 
 #include "common/directory_lock.h"
+#include "common/group.h"
+#include "common/process.h"
+#include "common/units.h"
 #include "daemon/assembly_collective.h"
 #include "daemon/control/server.h"
 #ifdef CKPTD_HAVE_CUDA
 #include "daemon/device/cuda/cuda_device.h"
 #endif
 #include "daemon/device/host/host_device.h"
+#include "daemon/fleet/caller.h"
 #include "daemon/fleet/lmdeploy/lmdeploy_engine.h"
 #include "daemon/fleet/sglang/sglang_engine.h"
 #include "daemon/fleet/vllm/vllm_engine.h"
 #include "daemon/metrics/metrics.h"
 #include "daemon/operations/make.h"
 #include "daemon/ranks/checkpoint_engine/endpoints.h"
+#include "daemon/ranks/receipts/receipts.h"
+#include "daemon/ranks/vllm_ipc/transfer.h"
 
 namespace ckptd {
 namespace {
@@ -49,11 +55,44 @@ Result<Devices> make_devices(const config::Config& config) {
   return devices;
 }
 
+Result<fleet::Address> address_of(const journal::EngineRecord& engine, std::chrono::milliseconds connect) {
+  auto endpoint = CKPTD_TRY(http::Endpoint::parse(engine.endpoint));
+  return fleet::Address{engine.name,         engine.kind,           std::move(endpoint),
+                        engine.api_key_file, engine.admin_key_file, connect};
+}
+
+/// Those of an engine's processes that have a GPU open, as far as they can be seen: who may map what its workers are told
+/// of. None when the listener is a proxy, or the workers are Ray's and descend from nobody that we know.
+std::vector<ranks::Peer> gpu_processes(const std::optional<ProcessId>& listener) {
+  std::vector<ranks::Peer> found;
+  if (!listener) return found;
+  for (const auto& process : with_descendants(*listener))
+    if (has_open(process, "/dev/nvidia")) found.push_back({.pid = process.pid, .uid = 0, .started = process.started});
+  return found;
+}
+
+/// A server's own way of being given weights.
+Result<std::unique_ptr<ranks::Transfer>> make_transfer(const journal::EngineRecord& engine, std::string weight_version,
+                                                       std::chrono::milliseconds connect,
+                                                       std::shared_ptr<ranks::Receipts> receipts) {
+  if (engine.kind != "vllm")
+    return fail(ErrorKind::unsupported, "engines of kind {} have no weight transfer of their own", engine.kind);
+  const auto caller = std::make_shared<fleet::Caller>(CKPTD_TRY(address_of(engine, connect)));
+  auto send = [caller](std::string_view method, std::string_view target, std::string body, Deadline deadline,
+                       std::stop_token stop) -> Result<ranks::vllm_ipc::Reply> {
+    auto answer = CKPTD_TRY(caller->ask({.method = std::string(method), .target = std::string(target), .body = std::move(body)},
+                                        fleet::Guard::admin, deadline, std::move(stop), 64 * kMiB));
+    return ranks::vllm_ipc::Reply{answer.status, std::move(answer.body), answer.sent};
+  };
+  return ranks::vllm_ipc::make_transfer({.engine = engine.name,
+                                         .weight_version = std::move(weight_version),
+                                         .processes = gpu_processes(caller->listener())},
+                                        std::move(send), std::move(receipts));
+}
+
 Result<std::unique_ptr<fleet::Engine>> make_engine(const journal::EngineRecord& engine,
                                                    std::chrono::milliseconds connect) {
-  auto endpoint = CKPTD_TRY(http::Endpoint::parse(engine.endpoint));
-  fleet::Address address{engine.name,         engine.kind,           std::move(endpoint),
-                         engine.api_key_file, engine.admin_key_file, connect};
+  auto address = CKPTD_TRY(address_of(engine, connect));
   if (engine.kind == "sglang") return fleet::sglang::make_engine(std::move(address));
   if (engine.kind == "vllm") return fleet::vllm::make_engine(std::move(address));
   if (engine.kind == "lmdeploy") return fleet::lmdeploy::make_engine(std::move(address));
@@ -162,6 +201,7 @@ api::EngineRequest request_of(const config::Engine& engine) {
           .devices = engine.devices,
           .api_key_file = engine.api_key_file,
           .admin_key_file = engine.admin_key_file,
+          .transfer = engine.transfer,
           .target = engine.target,
           .follow = engine.follow,
           .wake = name_of(engine.wake),
@@ -215,11 +255,17 @@ class Running final : public Assembly {
     catalogue_ = std::make_unique<catalogue::Catalogue>();
     endpoints_ = CKPTD_TRY(ranks::checkpoint_engine::make_endpoints(
         {config_.runtime_dir / "r", config_.rank_group, config_.custody}));
+    const auto receipts = std::make_shared<ranks::Receipts>(ranks::Receipts::Options{
+        .group = config_.rank_group.empty() ? std::nullopt
+                                            : std::optional(CKPTD_TRY(gid_of(config_.rank_group, "rank_group")))});
     operations_ = operations::make_operations(
         {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices,
          [this](const auto& members, const auto& names) { return collective_->make_group(members, names); },
          [connect = config_.engine_connect_timeout](const auto& engine) { return make_engine(engine, connect); },
-         *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle(); }},
+         *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle(); },
+         [connect = config_.engine_connect_timeout, receipts](const auto& engine, const auto& weight_version) {
+           return make_transfer(engine, weight_version, connect, receipts);
+         }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
     server_ = CKPTD_TRY(control::Server::start(control_options(), *operations_));

@@ -35,6 +35,7 @@ struct Engine {
   std::string name, kind, endpoint, checkpoint;
   std::vector<std::string> devices = {};
   std::string api_key_file = {}, admin_key_file = {};  ///< paths; empty: no such key
+  std::string transfer = "auto";                       ///< auto, checkpoint-engine or native
   std::string target = {};  ///< NAME@VERSION, for an engine that has none yet; empty: none
   bool follow = true;
   std::string pause = "auto";  ///< fleet::Pause by name, or auto

@@ -255,6 +255,11 @@ const std::vector<Key<Engine>>& engine_keys() {
       key("admin_key_file", "", &Engine::admin_key_file, key_path(),
           "File that holds the key of its administrative routes (SGLang's --admin-api-key). Empty: the API key serves.",
           Change::reload),
+      key("transfer", "", &Engine::transfer,
+          choice<std::string>({{"auto", "auto"}, {"checkpoint-engine", "checkpoint-engine"}, {"native", "native"}}),
+          "How a vLLM is given weights: native (its own weight transfer, from 0.22 on), checkpoint-engine (its worker "
+          "extension), or auto: native where the server offers it.",
+          Change::reload),
       key("target", "", &Engine::target, optional_version_id(),
           "NAME@VERSION that it should serve as long as nobody has said anything else; afterwards only updates, rollbacks "
           "and ckptctl engine set move its target; empty: none until the first update.",
@@ -267,7 +272,7 @@ const std::vector<Key<Engine>>& engine_keys() {
           choice<std::string>({{"auto", "auto"}, {"none", "none"}, {"abort", "abort"}, {"retract", "retract"},
                                {"in_place", "in_place"}, {"keep", "keep"}, {"wait", "wait"}}),
           "What becomes of its requests while it is updated: none (they may be answered by a mixture), abort, retract or "
-          "in_place (SGLang), abort, keep or wait (vLLM); auto: retract of SGLang, wait of vLLM, where the server can.",
+          "in_place (SGLang), abort, keep or wait (vLLM); auto: retract of SGLang, wait of vLLM, abort of LMDeploy, where the server can.",
           Change::reload),
       key("flush_cache", "", &Engine::flush_cache, truth(),
           "Whether its cache of prefixes is flushed after an update.", Change::reload),

@@ -17,6 +17,8 @@ Pause default_pause(std::string_view kind) {
   if (kind == "sglang") return Pause::retract;
   // vLLM has nothing like it: what runs ends with the old version first.
   if (kind == "vllm") return Pause::wait;
+  // LMDeploy takes weights only while it sleeps, and that ends what runs.
+  if (kind == "lmdeploy") return Pause::abort;
   return Pause::none;
 }
 

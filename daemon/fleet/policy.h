@@ -30,7 +30,7 @@ struct Policy {
   bool operator==(const Policy&) const = default;
 };
 
-/// What suits a kind best: no request is lost and none is answered by a mixture. `none` for kinds that cannot pause.
+/// What suits a kind best: no request is answered by a mixture, and none is lost where the kind can do that.
 Pause default_pause(std::string_view kind);
 
 /// How one update of one engine ended.

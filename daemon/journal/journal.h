@@ -54,6 +54,7 @@ struct EngineRecord {
   std::string paused = {};            ///< empty, or how ckptd has paused it: then it is ckptd that resumes it
   bool held = false;                  ///< its update failed, and it is to be left as it is until somebody says otherwise
   std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys; empty: none. Since format 2
+  std::string transfer = "auto";  ///< how a vLLM is given weights: auto, checkpoint-engine or native
   bool operator==(const EngineRecord&) const = default;
 };
 

@@ -64,6 +64,7 @@ Json engine_json(const EngineRecord& engine) {
   if (engine.held) json["held"] = true;
   if (!engine.api_key_file.empty()) json["api_key_file"] = engine.api_key_file;
   if (!engine.admin_key_file.empty()) json["admin_key_file"] = engine.admin_key_file;
+  if (engine.transfer != "auto") json["transfer"] = engine.transfer;
   return json;
 }
 
@@ -182,7 +183,7 @@ EngineRecord read_engine(const Reader& reader) {
     reader.expect_members({"name", "kind", "endpoint", "checkpoint", "devices", "poisoned"},
                           {"target", "serving", "follow", "wake", "previous", "listener", "label", "lost",
                            "changed_by_others", "drained", "pause", "flush_cache", "on_failure", "paused", "held",
-                           "api_key_file", "admin_key_file"});
+                           "api_key_file", "admin_key_file", "transfer"});
   return {.name = reader.text("name"),
           .kind = reader.text("kind"),
           .endpoint = reader.text("endpoint"),
@@ -205,7 +206,8 @@ EngineRecord read_engine(const Reader& reader) {
           .paused = reader.text_or("paused", {}),
           .held = reader.truth_or("held", false),
           .api_key_file = reader.text_or("api_key_file", {}),
-          .admin_key_file = reader.text_or("admin_key_file", {})};
+          .admin_key_file = reader.text_or("admin_key_file", {}),
+          .transfer = reader.text_or("transfer", "auto")};
 }
 
 Phase read_phase(const Reader& reader) {

@@ -4,7 +4,7 @@
 //    "engines": [{"name", "kind", "endpoint", "checkpoint", "devices": [..], "target"?, "serving"?, "poisoned",
 //                 "follow"?, "wake"?, "previous"?, "listener"?: {"pid", "started"}, "label"?, "lost"?,
 //                 "changed_by_others"?, "drained"?, "pause"?, "flush_cache"?, "on_failure"?,
-//                 "paused"?, "held"?, "api_key_file"?, "admin_key_file"?}, ..],
+//                 "paused"?, "held"?, "api_key_file"?, "admin_key_file"?, "transfer"?}, ..],
 //    "updates": [{"job", "engine", "version", "phase": "opening" | "pushing", "sessions": [session, ..]}, ..],
 //    "in_custody": [session, ..],
 //    "drained"?}

@@ -7,11 +7,11 @@
 
 namespace ckptd::operations {
 
-OwnCall::OwnCall(fleet::Engine& engine, fleet::UpdateCall call, std::chrono::milliseconds timeout,
+OwnCall::OwnCall(std::function<Result<std::string>(std::stop_token)> call,
                  std::function<void(const Result<std::string>&)> answered)
     : answer_(promise_.get_future().share()),
-      thread_([this, &engine, call = std::move(call), timeout, answered = std::move(answered)](std::stop_token stop) {
-        auto answer = engine.call_update(call, timeout, stop);
+      thread_([this, call = std::move(call), answered = std::move(answered)](std::stop_token stop) {
+        auto answer = call(stop);
         promise_.set_value(answer);
         answered(answer);
       }) {}

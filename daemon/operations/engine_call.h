@@ -12,7 +12,6 @@
 
 #include "common/deadline.h"
 #include "common/result.h"
-#include "daemon/fleet/engine.h"
 #include "daemon/operations/external.h"
 
 namespace ckptd::operations {
@@ -31,7 +30,7 @@ class EngineCall {
 /// thread. Its making throws std::system_error when there is no thread for it.
 class OwnCall final : public EngineCall {
  public:
-  OwnCall(fleet::Engine& engine, fleet::UpdateCall call, std::chrono::milliseconds timeout,
+  OwnCall(std::function<Result<std::string>(std::stop_token)> call,
           std::function<void(const Result<std::string>&)> answered);
 
   Result<std::string> answer_by(Clock::time_point limit, Clock::time_point ranks_done, const std::string& engine) override;

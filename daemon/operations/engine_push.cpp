@@ -224,6 +224,9 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto timed = [&](const char* step, auto run) {
     return steps.timed(step, [&] { return job.timed(push.engine, step, run); });
   };
+  // Its calls are ours to make, so it is of no use to whoever makes the calls themselves.
+  const auto transfer = push.external ? nullptr : CKPTD_TRY(native_transfer(push, engine));
+  auto& opener = transfer ? static_cast<ranks::Opener&>(*transfer) : parts_.endpoints;
   // Asked while everything else is made ready, if there is a thread for it; needed before the engine is called.
   std::future<Result<fleet::Observation>> ping;
   if (!push.external)
@@ -233,11 +236,12 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   job.stage(push.engine, "allocating the arena");
   auto arenas = CKPTD_TRY(timed("arena", [&] { return borrow_arenas(push, contents.manifest); }));
   const auto arena_bytes = common_arena_bytes(arenas, wanted_arena_bytes(push, contents.manifest));
-  const auto plan = CKPTD_TRY(timed("plan", [&] { return plan_push(push, contents, arena_bytes); }));
+  const auto plan = CKPTD_TRY(timed("plan", [&] { return plan_push(push, contents, arena_bytes, opener); }));
   note_plan(account, plan);
-  auto lanes = CKPTD_TRY(timed("open", [&] { return open_lanes(push, plan.fan_out, arenas); }));
+  auto lanes = CKPTD_TRY(timed("open", [&] { return open_lanes(push, plan.fan_out, arenas, opener); }));
   fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.policy.flush_cache};
-  for (const auto& lane : lanes) call.endpoints[lane.session->device()] = lane.session->endpoint();
+  for (const auto& lane : lanes)
+    if (!lane.session->endpoint().empty()) call.endpoints[lane.session->device()] = lane.session->endpoint();
 
   std::stop_source answered;  // until then a rank may come back, for an engine's draft model
   RanksEnd ranks_end(job.stop(), push.options->answer_grace, push.options->rank_grace);
@@ -247,7 +251,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
   const auto before_offers = [&]() -> Result<> {
     if (!push.external) {
-      seen = CKPTD_TRY(timed("ping", [&] { return ping.get(); }));
+      seen = standstill.understood(CKPTD_TRY(timed("ping", [&] { return ping.get(); })));
       CKPTD_TRY(wake_for(push, engine, *seen));
       // As late as possible: the first buckets are on the device. After waking, which lifts a pause of some servers.
       CKPTD_TRY(timed("pause", [&] { return standstill.begin(*seen, job.stop()); }));
@@ -260,11 +264,15 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
       return {};
     }
     try {
-      engine_call = std::make_unique<OwnCall>(engine, call, push.options->engine_timeout,
-                                              [&](const Result<std::string>& answer) {
-                                                ranks_end.engine_answered(answer);
-                                                answered.request_stop();
-                                              });
+      engine_call = std::make_unique<OwnCall>(
+          [&](std::stop_token stop) {
+            const auto timeout = push.options->engine_timeout;
+            return transfer ? transfer->run(timeout, std::move(stop)) : engine.call_update(call, timeout, std::move(stop));
+          },
+          [&](const Result<std::string>& answer) {
+            ranks_end.engine_answered(answer);
+            answered.request_stop();
+          });
     } catch (const std::system_error& error) {
       return fail(ErrorKind::no_space, "no thread could be started to call engine {}: {}", push.engine, error.what());
     }
@@ -340,7 +348,8 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     }
     remarks.push_back(concluded.error().sentence);
   }
-  const auto given = seen ? look_again(push, engine, *seen, remarks) : Given{{engine.listener(), {}}, {}};
+  auto given = seen ? look_again(push, engine, *seen, remarks) : Given{{engine.listener(), {}}, {}};
+  if (given.after) given.after = standstill.understood(*given.after);
   if (!given.mark.label.empty() && given.mark.label != call.weight_version)
     remarks.push_back(fmt::format("it tells weight version '{}', and was asked to tell '{}'", given.mark.label,
                                   call.weight_version));
@@ -397,19 +406,34 @@ plan::FanOut Service::fan_out(const EnginePush& push) const {
   return plan::choose_fan_out(static_cast<std::uint32_t>(members), push.options->peer_copies_are_faster);
 }
 
+/// "auto" takes the server's own way where it offers one for this node: it puts a quantised model together again as at
+/// its start, which loading over a live model does not.
+Result<std::unique_ptr<ranks::Transfer>> Service::native_transfer(const EnginePush& push, fleet::Engine& engine) const {
+  const auto& wanted = push.known.transfer;
+  if (wanted == "checkpoint-engine" || push.known.kind != "vllm" || !parts_.make_transfer) return nullptr;
+  if (wanted != "native") {
+    const auto about = engine.describe(push.options->ping_timeout);
+    if (!about || about->weight_transfer != "ipc") return nullptr;
+  }
+  return parts_.make_transfer(push.known, push.weight_version);
+}
+
 Result<plan::Plan> Service::plan_push(const EnginePush& push, const catalogue::Contents& contents,
-                                      std::uint64_t arena_bytes) const {
+                                      std::uint64_t arena_bytes, const ranks::Opener& opener) const {
+  auto packed = packing(push);
+  packed.gapless = opener.traits().gapless;
   return plan::make_plan(contents.manifest, contents.layout,
                          {.members = static_cast<std::uint32_t>(push.devices.size()),
                           .arena_bytes = arena_bytes,
-                          .packing = packing(push),
+                          .packing = packed,
                           .fan_out = fan_out(push),
                           .member_nodes = nodes_of(push),
                           .segment_nodes = nodes_of(contents)});
 }
 
 Result<std::vector<pipeline::Lane>> Service::open_lanes(const EnginePush& push, plan::FanOut fan_out,
-                                                        const std::vector<pipeline::ArenaLoan>& arenas) {
+                                                        const std::vector<pipeline::ArenaLoan>& arenas,
+                                                        ranks::Opener& opener) {
   std::vector<std::string> names;
   for (const auto* device : push.devices) names.push_back(device->identity().uuid);
   std::vector<pipeline::Lane> lanes(push.devices.size());
@@ -420,7 +444,7 @@ Result<std::vector<pipeline::Lane>> Service::open_lanes(const EnginePush& push, 
   for (std::size_t i = 0; i < lanes.size(); ++i) {
     lanes[i].device = push.devices[i];
     lanes[i].arena = &arenas[i].memory();
-    auto session = parts_.endpoints.open(push.engine, names[i]);
+    auto session = opener.open(push.engine, names[i]);
     if (!session) {
       discard();
       return std::unexpected(session.error());

@@ -29,7 +29,8 @@ journal::EngineRecord record_of(const api::EngineRequest& request) {
           .flush_cache = request.flush_cache,
           .on_failure = request.on_failure,
           .api_key_file = request.api_key_file,
-          .admin_key_file = request.admin_key_file};
+          .admin_key_file = request.admin_key_file,
+          .transfer = request.transfer};
 }
 
 }  // namespace
@@ -75,6 +76,9 @@ Result<> Service::check_engine(const api::EngineRequest& request) const {
   CKPTD_TRY(check_engine_name(request.name));
   CKPTD_TRY(weights::parse_checkpoint_name(request.checkpoint));
   CKPTD_TRY(parts_.make_engine(record_of(request)));
+  if (request.transfer == "native" && request.kind != "vllm")
+    return fail(ErrorKind::invalid_argument, "an engine of kind {} has no weight transfer of its own: leave transfer at auto",
+                request.kind);
   CKPTD_TRY(devices_named(request.devices));
   if (!fleet::wake_named(request.wake))
     return fail(ErrorKind::invalid_argument, "'{}' is not what may be woken of a sleeping engine: write none, weights or all",

@@ -91,6 +91,7 @@ api::Engine Service::show_engine(const journal::EngineRecord& record, bool node_
   engine.held = record.held;
   engine.api_key_file = record.api_key_file;
   engine.admin_key_file = record.admin_key_file;
+  engine.transfer = record.transfer;
   engine.drained = record.drained || node_drained;
 
   std::lock_guard lock(mutex_);
@@ -170,6 +171,7 @@ bool Service::take_in(const std::string& engine, std::uint64_t touched, Result<f
   look.fell_asleep = before && before->fell_asleep;
   if (seen) {
     sighting.unreachable = 0;
+    if (seen->state == Seen::asleep && !record->paused.empty()) seen->state = Seen::paused;  // LMDeploy pauses by sleeping
     if (seen->state != Seen::asleep) sighting.was_awake = true;
     if (seen->state == Seen::asleep && sighting.was_awake) look.fell_asleep = true;
     if (sighting.described_listener != seen->listener) sighting.described = false;

@@ -20,6 +20,7 @@
 #include "daemon/plan/plan.h"
 #include "daemon/prefetch/prefetch.h"
 #include "daemon/ranks/endpoints.h"
+#include "daemon/ranks/transfer.h"
 #include "daemon/source/source.h"
 #include "daemon/store/store.h"
 
@@ -45,6 +46,9 @@ struct Parts {
   std::function<Result<Reread>()> reread = {};
   /// Lets go of what make_group() keeps for the next group; how many sets that were.
   std::function<std::size_t()> drop_idle_groups = {};
+  /// For an update of an engine by the server's own way of being given weights; unsupported for a kind that has none.
+  std::function<Result<std::unique_ptr<ranks::Transfer>>(const journal::EngineRecord&, const std::string& weight_version)>
+      make_transfer = {};
 };
 
 struct Preload {

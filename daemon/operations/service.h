@@ -162,11 +162,13 @@ class Service final : public Operations {
   plan::Packing packing(const EnginePush& push) const;
   std::uint64_t wanted_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;
   Result<std::uint64_t> affordable_arena_bytes(const EnginePush& push, const weights::Manifest& manifest) const;
-  Result<plan::Plan> plan_push(const EnginePush& push, const catalogue::Contents& contents,
-                               std::uint64_t arena_bytes) const;
+  /// The engine's own way of being given weights, or null: then its ranks come to our endpoints.
+  Result<std::unique_ptr<ranks::Transfer>> native_transfer(const EnginePush& push, fleet::Engine& engine) const;
+  Result<plan::Plan> plan_push(const EnginePush& push, const catalogue::Contents& contents, std::uint64_t arena_bytes,
+                               const ranks::Opener& opener) const;
   Result<std::vector<pipeline::ArenaLoan>> borrow_arenas(const EnginePush& push, const weights::Manifest& manifest);
   Result<std::vector<pipeline::Lane>> open_lanes(const EnginePush& push, plan::FanOut fan_out,
-                                                 const std::vector<pipeline::ArenaLoan>& arenas);
+                                                 const std::vector<pipeline::ArenaLoan>& arenas, ranks::Opener& opener);
   plan::FanOut fan_out(const EnginePush& push) const;
 
   // outcomes.cpp: what is written down before, during and after a push

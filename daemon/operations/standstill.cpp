@@ -8,14 +8,22 @@ namespace ckptd::operations {
 
 using State = fleet::Observation::State;
 
+bool Standstill::left_by_us() const {
+  const auto contents = journal_.contents();
+  const auto at = std::ranges::find(contents.engines, push_.engine, &journal::EngineRecord::name);
+  return at != contents.engines.end() && !at->paused.empty();
+}
+
+fleet::Observation Standstill::understood(fleet::Observation seen) const {
+  if (seen.state == State::asleep && left_by_us()) seen.state = State::paused;
+  return seen;
+}
+
 Result<> Standstill::begin(const fleet::Observation& seen, std::stop_token stop) {
   if (begun_) return {};
   begun_ = true;
-  const auto contents = journal_.contents();
-  const auto at = std::ranges::find(contents.engines, push_.engine, &journal::EngineRecord::name);
-  const bool left_by_us = at != contents.engines.end() && !at->paused.empty();
   if (seen.state == State::paused) {
-    ours_ = left_by_us;
+    ours_ = left_by_us();
     return {};
   }
   const auto mode = push_.policy.pause.value_or(fleet::default_pause(push_.known.kind));
@@ -23,7 +31,7 @@ Result<> Standstill::begin(const fleet::Observation& seen, std::stop_token stop)
     if (seen.state == State::serving)
       warnings_.push_back("requests are not paused, so they may be answered by a mixture of versions until the update has "
                           "ended, and after it if it fails");
-    return left_by_us ? write("") : Result<>{};  // it was started again since
+    return left_by_us() ? write("") : Result<>{};  // it was started again since
   }
   CKPTD_TRY(write(std::string(fleet::name_of(mode))));
   auto paused = engine_.pause(mode, push_.options->engine_step, stop);

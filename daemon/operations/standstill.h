@@ -21,6 +21,9 @@ class Standstill {
   Standstill(journal::Journal& journal, const EnginePush& push, fleet::Engine& engine)
       : journal_(journal), push_(push), engine_(engine) {}
 
+  /// LMDeploy is paused by putting it to sleep: what sleeps because of us is paused, and nobody's memory was released.
+  fleet::Observation understood(fleet::Observation seen) const;
+
   /// Pauses the engine as the push's policy says, unless `seen` shows that nobody is served anyway or that somebody has
   /// paused it. Once only: what follows in the same update finds it as it is. On an error the engine was let go again.
   Result<> begin(const fleet::Observation& seen, std::stop_token stop);
@@ -34,6 +37,7 @@ class Standstill {
 
  private:
   Result<> write(std::string mode);
+  bool left_by_us() const;
 
   journal::Journal& journal_;
   const EnginePush& push_;

@@ -111,7 +111,7 @@ Result<api::UpdatePreview> Service::preview_update(const api::UpdateRequest& req
   for (const auto& push : admitted.pushes) {
     CKPTD_TRY(check_not_lost(push));
     const auto arena_bytes = CKPTD_TRY(affordable_arena_bytes(push, admitted.lease->manifest));
-    const auto plan = CKPTD_TRY(plan_push(push, *admitted.lease, arena_bytes));
+    const auto plan = CKPTD_TRY(plan_push(push, *admitted.lease, arena_bytes, parts_.endpoints));
     api::UpdatePreview::PerEngine engine;
     engine.engine = push.engine;
     engine.fan_out = plan::name_of(plan.fan_out);
@@ -223,11 +223,16 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     push.requested = requested;
     push.external = external;
     if (external) external->expect(engine.name);
+    if (external && engine.transfer == "native")
+      return fail(ErrorKind::unsupported,
+                  "engine {} is registered with transfer native, whose calls only ckptd can make: for a trigger of others, "
+                  "register it with --transfer checkpoint-engine",
+                  engine.name);
     push.bucket_bytes = request.bucket_bytes.value_or(
         now->bucket_bytes ? now->bucket_bytes : plan::default_bucket_bytes(contents.manifest.tensor_bytes()));
     // A configured arena that cannot hold the largest tensor is refused before anything is touched.
     if (now->arena_bytes && now->arena_bytes < plan::smallest_arena_bytes(contents.manifest, packing(push)))
-      CKPTD_TRY(plan_push(push, contents, now->arena_bytes));
+      CKPTD_TRY(plan_push(push, contents, now->arena_bytes, parts_.endpoints));
     if (engine.serving) push.serving = engine.serving->id;
     if (!engine.poisoned.empty()) push.warnings.push_back("the engine is poisoned: " + engine.poisoned);
     if (!differences.empty())

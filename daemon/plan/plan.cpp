@@ -20,9 +20,14 @@ class Filling {
 
   /// Where the tensor would stand: right behind its neighbour if it is one and its dtype allows, else a fresh run.
   std::uint64_t offset_for(const weights::Tensor& tensor, std::uint64_t resting_offset) const {
+    if (packing_.gapless) return bucket_.bytes;
     const bool neighbour = !empty() && resting_offset == resting_end_;
     if (neighbour && bucket_.bytes % weights::alignment_of(tensor.dtype) == 0) return bucket_.bytes;
     return round_up(bucket_.bytes, packing_.run_alignment);
+  }
+
+  bool may_stand(const weights::Tensor& tensor, std::uint64_t resting_offset) const {
+    return offset_for(tensor, resting_offset) % weights::alignment_of(tensor.dtype) == 0;
   }
 
   void add(std::uint32_t index, const weights::Tensor& tensor, std::uint64_t resting_offset) {
@@ -105,7 +110,8 @@ void fill_buckets(Plan& plan, const weights::Manifest& manifest, const weights::
     const auto& tensor = manifest.tensors[index];
     const auto resting = layout.resting_offset(tensor.extent);
     const auto limit = bucket_limit(plan.buckets.size(), request);
-    if (!filling.empty() && filling.offset_for(tensor, resting) + tensor.extent.bytes > limit) close_bucket();
+    const bool fits = filling.offset_for(tensor, resting) + tensor.extent.bytes <= limit;
+    if (!filling.empty() && !(fits && filling.may_stand(tensor, resting))) close_bucket();
     filling.add(index, tensor, resting);
     plan.tensor_bytes += tensor.extent.bytes;
   }

@@ -5,6 +5,8 @@
 //   bucket               one copy run     one copy run  neighbours whose offsets suit their dtypes travel as one run
 //   arena           [bucket 0    ][bucket 1    ][...]   slots: ranges given out like a ring
 //
+// Between two runs of a bucket there may be a gap, so that each starts aligned, unless the protocol forbids gaps.
+//
 // The first buckets are small, so that a rank has something to load at once, and each next one may be twice as large:
 // the plan starts at the first tensor that fits the first bucket and takes those before it last.
 //
@@ -32,6 +34,9 @@ struct Packing {
   std::uint64_t bucket_bytes = 0;    ///< a bucket holds at most this, unless one tensor alone is larger
   std::uint64_t run_alignment = 256; ///< where each copy run starts
   std::uint64_t first_bucket_bytes = 0;  ///< what the first bucket holds at most; 0: as the others
+  /// Each tensor starts where the one before it in its bucket ends, also where their bytes come from different places. A
+  /// bucket ends early before a tensor whose dtype could not stand there.
+  bool gapless = false;
 };
 
 /// Uploaded in two milliseconds or so, and many times what a round trip to a rank costs.

@@ -22,11 +22,10 @@ struct OpenEndpoint {
   std::string device;
 };
 
-/// Opens sessions and owns the custodian: a long-lived thread that keeps the endpoint of a failed session bound and
-/// answers with the exception until its rank is gone.
-class Endpoints {
+/// Where the sessions of one update are opened.
+class Opener {
  public:
-  virtual ~Endpoints() = default;
+  virtual ~Opener() = default;
 
   /// What plan must keep for this protocol.
   virtual Traits traits() const = 0;
@@ -34,9 +33,14 @@ class Endpoints {
   /// unsupported, naming the tensor, when the protocol has no way to carry its dtype or shape.
   virtual Result<> check_carriable(const weights::Manifest& manifest) const = 0;
 
-  /// Binds a fresh endpoint. `engine` and `device` are for messages; `device` is what the rank looks itself up by.
+  /// A fresh session. `engine` and `device` are for messages; `device` is what the rank looks itself up by.
   virtual Result<std::unique_ptr<Session>> open(std::string engine, std::string device) = 0;
+};
 
+/// Opens sessions that ranks connect to, and owns the custodian: a long-lived thread that keeps the endpoint of a failed
+/// session bound and answers with the exception until its rank is gone.
+class Endpoints : public Opener {
+ public:
   /// Binds what a predecessor left and lets the custodian answer with `reason`. Skips, with a warning, endpoints that
   /// are not ours (outside the directory). Unlinks sockets in the directory that are not in `open`.
   virtual void adopt(const std::vector<OpenEndpoint>& open, const Error& reason) = 0;

@@ -1,6 +1,6 @@
 // One session: the conversation with one attached process about one update.
 //
-// A protocol (today the checkpoint-engine worker's) is one backend of this interface. The caller, a lane, sends one
+// A protocol (the checkpoint-engine worker's, vLLM's own) is one backend of this interface. The caller, a lane, sends one
 // step, then wait()s for its acknowledgement before it sends the next: never two steps at once. A session belongs to
 // one thread at a time; it may be made on one thread and handed to another.
 //
@@ -46,6 +46,7 @@ struct TensorView {
 struct Traits {
   std::uint64_t run_alignment = 256;
   std::uint32_t reloads_in_flight = 1;
+  bool gapless = false;  ///< tensors stand back to back in a bucket, in the order in which they are told
 };
 
 /// Who is on the other side, as far as the kernel tells. Empty until it has connected.
@@ -83,7 +84,7 @@ class Session {
  public:
   virtual ~Session() = default;
 
-  virtual const std::string& endpoint() const = 0;  ///< what the engine is told
+  virtual const std::string& endpoint() const = 0;  ///< what the engine is told; empty when nobody waits at one
   virtual const std::string& device() const = 0;    ///< uuid of the device whose memory is offered
   virtual Traits traits() const = 0;
   virtual std::optional<Peer> peer() const = 0;

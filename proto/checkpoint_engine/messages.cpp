@@ -7,6 +7,7 @@
 
 #include "common/utf8.h"
 #include "proto/pickle/writer.h"
+#include "proto/torch/cuda_tensor.h"
 
 namespace ckptd::proto::checkpoint_engine {
 namespace {
@@ -95,25 +96,12 @@ std::string offer_cuda(std::span<const std::uint8_t, 64> handle, std::uint64_t b
                        std::uint64_t counter_index) {
   Writer writer;
   writer.global("torch.multiprocessing.reductions", "rebuild_cuda_tensor");
-  writer.mark();
-  writer.global("torch", "Tensor");  // tensor_cls
-  writer.unsigned_integer(bytes);    // size
-  writer.tuple1();
-  writer.integer(1);  // stride
-  writer.tuple1();
-  writer.integer(0);                               // tensor_offset
-  writer.global("torch.storage", "TypedStorage");  // storage_cls
-  writer.global("torch", "uint8");                 // dtype
-  writer.integer(0);                               // device index; the rank puts its own here
-  writer.bytes(handle);                            // storage_handle
-  writer.unsigned_integer(bytes);                  // storage_size_bytes
-  writer.integer(0);                               // storage_offset_bytes
-  writer.boolean(false);                           // requires_grad
-  writer.bytes({reinterpret_cast<const std::uint8_t*>(counter_name.data()), counter_name.size()});
-  writer.unsigned_integer(counter_index);
-  writer.bytes({});       // event_handle
-  writer.boolean(false);  // event_sync_required: we wait for the copies ourselves before each list
-  writer.tuple_from_mark();
+  torch::write_rebuild_arguments(writer, {.handle = handle,
+                                          .storage_bytes = bytes,
+                                          .offset = 0,
+                                          .bytes = bytes,
+                                          .counter_name = counter_name,
+                                          .counter_index = counter_index});
   writer.tuple2();
   return writer.take();
 }

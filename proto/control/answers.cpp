@@ -270,6 +270,7 @@ Result<Engine> parse_engine(const json& value) {
   reader.optional("own_failures", engine.own_failures);
   reader.optional("api_key_file", engine.api_key_file);
   reader.optional("admin_key_file", engine.admin_key_file);
+  reader.optional("transfer", engine.transfer);
   CKPTD_TRY(reader.finish());
   return engine;
 }

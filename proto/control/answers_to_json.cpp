@@ -154,7 +154,8 @@ json to_json(const Engine& engine) {
               {"on_failure", engine.on_failure},
               {"paused", engine.paused},     {"held", engine.held},
               {"api_key_file", engine.api_key_file},
-              {"admin_key_file", engine.admin_key_file}};
+              {"admin_key_file", engine.admin_key_file},
+              {"transfer", engine.transfer}};
   if (engine.since) object["since"] = show_time(*engine.since);
   if (engine.retry_at) object["retry_at"] = show_time(*engine.retry_at);
   return object;

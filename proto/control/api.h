@@ -65,13 +65,17 @@ struct UpdateRequest {
 /// compares them.
 inline constexpr std::array<std::string_view, 3> kEngineKinds{"sglang", "vllm", "lmdeploy"};
 
+/// auto takes the server's own way where it offers one.
+inline constexpr std::array<std::string_view, 3> kTransfers{"auto", "checkpoint-engine", "native"};
+
 /// PUT /v1/engines/{name}   {"kind":"sglang","endpoint":"http://127.0.0.1:30000","checkpoint":"NAME","devices":["HOST-0"],
 ///                           "api_key_file":"/etc/ckptd/sglang.key","admin_key_file":"/etc/ckptd/sglang-admin.key",
-///                           "target":"NAME@VERSION","follow":true,"wake":"none"}
+///                           "target":"NAME@VERSION","follow":true,"wake":"none","transfer":"auto"}
 struct EngineRequest {
   std::string name, kind, endpoint, checkpoint;
   std::vector<std::string> devices = {};  ///< empty: all
   std::string api_key_file = {}, admin_key_file = {};  ///< absolute paths on the daemon's machine; empty: no such key
+  std::string transfer = "auto";                       ///< one of kTransfers: how a vLLM is given weights
   std::string target = {};      ///< NAME@VERSION for an engine that has no target yet; empty: none
   bool follow = true;           ///< the daemon brings it to its target by itself
   std::string wake = "none";    ///< of a sleeping server that is to be given another version: none, weights, all
@@ -171,6 +175,7 @@ struct Engine {
   std::uint64_t restarts = 0;         ///< of its server that were noticed, since the daemon started
   std::uint64_t own_updates = 0, own_failures = 0;  ///< that the daemon began by itself
   std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys
+  std::string transfer = "auto";
   bool operator==(const Engine&) const = default;
 };
 

@@ -147,6 +147,9 @@ Result<EngineRequest> parse_engine_request(std::string_view body) {
   reader.optional("devices", request.devices);
   reader.optional("api_key_file", request.api_key_file);
   reader.optional("admin_key_file", request.admin_key_file);
+  reader.optional("transfer", request.transfer);
+  if (std::ranges::find(kTransfers, request.transfer) == kTransfers.end())
+    reader.complain_about("transfer", R"(is "auto", "checkpoint-engine" or "native")");
   refuse_relative(reader, "api_key_file", request.api_key_file);
   refuse_relative(reader, "admin_key_file", request.admin_key_file);
   refuse_empty(reader, "kind", request.kind);
@@ -230,6 +233,7 @@ json to_json(const EngineRequest& request) {
   if (request.pause != "auto") object["pause"] = request.pause;
   if (!request.flush_cache) object["flush_cache"] = false;
   if (request.on_failure != "repush") object["on_failure"] = request.on_failure;
+  if (request.transfer != "auto") object["transfer"] = request.transfer;
   return object;
 }
 

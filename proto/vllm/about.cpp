@@ -39,7 +39,7 @@ std::optional<Routes> read_routes(std::string_view openapi) {
   if (!paths.is_object()) return std::nullopt;
   return Routes{.collective_rpc = paths.contains("/collective_rpc"),
                 .weight_checker = paths.contains("/weight_checker"),
-                .weight_transfer = paths.contains("/init_weight_transfer_engine"),
+                .weight_transfer = paths.contains("/start_weight_update"),
                 .server_info = paths.contains("/server_info"),
                 .world_size = paths.contains("/get_world_size")};
 }

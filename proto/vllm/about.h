@@ -19,6 +19,7 @@ inline constexpr std::string_view kSleepingTarget = "/is_sleeping", kPausedTarge
 inline constexpr std::string_view kWeightInfoTarget = "/weight_info", kMetricsTarget = "/metrics";
 
 /// The routes that matter here.
+/// `weight_transfer` is the way of vLLM 0.22 and later; what came before it cannot be given weights in parts.
 struct Routes {
   bool collective_rpc = false, weight_checker = false, weight_transfer = false, server_info = false,
        world_size = false;

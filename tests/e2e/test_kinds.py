@@ -37,7 +37,7 @@ class Kinds(harness.Case):
         for kind, arguments in (("sglang", ()), ("sglang", ("--old",)), ("vllm", ("--sleep-mode",)),
                                 ("lmdeploy", ("--empty-init",))):
             with self.subTest(kind=kind, arguments=arguments):
-                daemon, engine, source = self.engine_of(kind, *arguments)
+                daemon, engine, source = self.engine_of(kind, *arguments, add=("--wake", "all"))
                 daemon.must("update", "m@1")
                 self.assertEqual(daemon.engine("e")["serving"], "m@1")
                 self.assert_holds(engine, source)
@@ -55,7 +55,7 @@ class Kinds(harness.Case):
                                        ("lmdeploy", (), "pause abort")):
             with self.subTest(kind=kind, arguments=arguments):
                 daemon, engine, _ = self.engine_of(kind, *arguments)
-                answer = daemon.ctl("update", "m@1")
+                answer = daemon.ctl("update", "m@1", "--pause", "none")
                 self.assertNotEqual(answer.code, 0)
                 self.assertIn(words, re.sub(r"\s+", " ", answer.everything()))
                 self.assertFalse(daemon.engine("e")["poisoned"])
@@ -113,7 +113,7 @@ class Kinds(harness.Case):
 
     def test_paths_of_keys_outlive_the_daemon(self):
         daemon, engine, source = self.engine_of("lmdeploy", "--empty-init", api_key=SECRET,
-                                              add=("--api-key-file", self.key_file()))
+                                              add=("--api-key-file", self.key_file(), "--wake", "all"))
         daemon.terminate()
         daemon.start()
         daemon.load("m@1", source)

@@ -103,7 +103,7 @@ class Update(harness.Case):
         daemon.add_engine("bad", bad, "m", devices=("HOST-1",))
         daemon.load("m@1", source)
         bad.fault("HOST-1", "fail_load", 1)
-        self.assert_fails(daemon.ctl("update", "m@1"), "peer_failed", "bad")
+        self.assert_fails(daemon.ctl("update", "m@1"), "partial", "bad")
         self.assert_holds(good, source)
         self.assertEqual(daemon.engine("good")["serving"], "m@1")
         self.assertTrue(daemon.engine("bad")["poisoned"])

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""A stand-in for a vLLM server in development mode, with checkpoint-engine's worker extension.
+"""A stand-in for a vLLM server in development mode, with checkpoint-engine's worker extension, or its weight transfer.
 
   standin_vllm.py --devices HOST-0,HOST-1 --kind reference --program build/dev/tests/reference_rank
 
 Ranks, options and the routes of tests are those of standin_common.py. As in vLLM: /collective_rpc answers when all
 workers have returned, with one result for each, and 500 when any of them has raised; its routes know no key, but for
-/v1 and the like. What else is assumed: docs/standins.md.
+/v1 and the like. With --weight-transfer ipc and transfer_rank.py as its ranks it is given weights by its own weight
+transfer. What else is assumed: docs/standins.md.
 """
 
 import sys
+import threading
 
 from standin_common import Server, common_parser, run
 
@@ -69,9 +71,55 @@ class Vllm(Server):
                 ("POST", "/update_weight_version"): self.update_weight_version,
                 ("POST", "/weight_checker"): self.weight_checker,
             }
-        if self.arguments.weight_transfer and not self.arguments.no_dev_mode:
-            table[("POST", "/init_weight_transfer_engine")] = lambda _: (200, {"message": "Weight transfer initialized"})
+        if not self.arguments.no_dev_mode:
+            table |= self.transfer_routes()
         return table
+
+    # -- weight transfer: one call for all workers, whose first complaint is the answer
+
+    def transfer_routes(self):
+        """There in every server of development mode, whatever it was configured for."""
+        table = {("POST", "/init_weight_transfer_engine"): self.transfer_call("init", "init_info", "Weight transfer initialized"),
+                 ("POST", "/update_weights"): self.transfer_call("update", "update_info", "Weights updated")}
+        if self.arguments.two_phases:
+            return table
+        return table | {
+            ("POST", "/start_weight_update"): self.transfer_call("start", None, "Weight update started"),
+            ("POST", "/start_draft_weight_update"): self.transfer_call("start_draft", None, "Draft weight update started"),
+            ("POST", "/finish_weight_update"): self.transfer_call("finish", None, "Weight update finished")}
+
+    def transfer_call(self, call, argument, message):
+        def route(request):
+            body = request.body()
+            if argument and body.get(argument) is None:
+                return 400, {"detail": f"Missing '{argument}' in request body"}
+            complaint = self.transfer(call, body.get(argument) if argument else None)
+            if complaint:
+                return self.failure(complaint)
+            if call == "finish" and isinstance(body.get("weight_version"), str):
+                self.weight_version = body["weight_version"]
+            return 200, {"message": message}
+        return route
+
+    def transfer(self, call, info):
+        if not self.arguments.weight_transfer:
+            return "Weight transfer not configured. Please set weight_transfer_config to enable weight transfer."
+        if call == "update" and not self.arguments.insecure_serialization:
+            return "Refusing to deserialize `ipc_handles_pickled` without VLLM_ALLOW_INSECURE_SERIALIZATION=1"
+        if call in ("start", "start_draft", "update") and "weights" in self.released:
+            self.end_ranks("an update of released memory ends the workers")
+        answers = {}
+
+        def run(rank):
+            answers[rank.device] = rank.ask({"cmd": "transfer", "call": call, "info": info})
+
+        with self._writer:
+            threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in self.ranks]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        return self.complaint_of(answers)
 
     def metrics(self):
         awake = 0.0 if self.released else 1.0
@@ -88,7 +136,11 @@ class Vllm(Server):
             "parallel_config": {"tensor_parallel_size": len(self.ranks), "pipeline_parallel_size": 1,
                                 "data_parallel_size": 1, "nnodes": 1,
                                 "worker_extension_cls": "" if self.arguments.no_extension else EXTENSION},
-            "weight_transfer_config": {"backend": transfer} if transfer else None}, "vllm_env": {}}
+            "speculative_config": {"method": "mtp"} if self.arguments.mtp else None,
+            "weight_transfer_config": ({"backend": transfer} | ({"packed": True} if self.arguments.packed_server else {}))
+                                      if transfer else None},
+            "vllm_env": {"VLLM_ALLOW_INSECURE_SERIALIZATION": self.arguments.insecure_serialization}
+                        if self.arguments.tells_environment else {}}
 
     def collective_rpc(self, request):
         body = request.body()
@@ -156,6 +208,11 @@ def parse_arguments():
     parser.add_argument("--no-extension", action="store_true", help="as without --worker-extension-cls")
     parser.add_argument("--sleep-mode", action="store_true", help="as --enable-sleep-mode")
     parser.add_argument("--weight-transfer", choices=("ipc", "nccl"), help="as --weight-transfer-config")
+    parser.add_argument("--two-phases", action="store_true", help="weight transfer as before vLLM 0.22")
+    parser.add_argument("--packed-server", action="store_true", help='as "packed":true in --weight-transfer-config')
+    parser.add_argument("--insecure-serialization", action="store_true", help="as VLLM_ALLOW_INSECURE_SERIALIZATION=1")
+    parser.add_argument("--tells-environment", action="store_true", help="/server_info has its environment")
+    parser.add_argument("--mtp", action="store_true", help="speculates with a draft model of the same checkpoint")
     return parser.parse_args()
 
 

@@ -153,8 +153,12 @@ class VllmEngine final : public Engine {
   static std::optional<Error> unsuitable(const wire::Routes& routes, const std::optional<wire::ServerInfo>& info) {
     if (!routes.collective_rpc)
       return Error{ErrorKind::unsupported, fmt::format("it is not in development mode: {}", kStart)};
-    if (info && info->extension.empty())
-      return Error{ErrorKind::unsupported, fmt::format("its workers cannot be given weights: {}", kStart)};
+    const bool native = info && routes.weight_transfer && info->weight_transfer == "ipc";
+    if (info && info->extension.empty() && !native)
+      return Error{ErrorKind::unsupported, fmt::format("its workers cannot be given weights: {}; or, from vLLM 0.22 on, with "
+                                                       "VLLM_ALLOW_INSECURE_SERIALIZATION=1 as well and "
+                                                       "--weight-transfer-config '{{\"backend\":\"ipc\"}}'",
+                                                       kStart)};
     return std::nullopt;
   }
 

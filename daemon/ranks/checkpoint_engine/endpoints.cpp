@@ -6,7 +6,7 @@
 
 #include "common/random_name.h"
 #include "daemon/ranks/checkpoint_engine/custodian.h"
-#include "daemon/ranks/checkpoint_engine/receipts.h"
+#include "daemon/ranks/receipts/receipts.h"
 #include "daemon/ranks/checkpoint_engine/wire_types.h"
 #include "daemon/ranks/checkpoint_engine/worker_session.h"
 #include "proto/checkpoint_engine/messages.h"

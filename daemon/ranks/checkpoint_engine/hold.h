@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "daemon/ranks/checkpoint_engine/receipts.h"
+#include "daemon/ranks/receipts/receipts.h"
 #include "daemon/ranks/session.h"
 
 namespace ckptd::ranks::checkpoint_engine {

@@ -1,38 +1,21 @@
 #include "daemon/ranks/checkpoint_engine/socket_directory.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <memory>
 #include <vector>
+
+#include "common/group.h"
 
 namespace ckptd::ranks::checkpoint_engine {
 namespace {
 
 constexpr std::string_view kScheme = "ipc://";
 constexpr mode_t kDirectoryMode = 0750, kSocketMode = 0660;
-
-Result<gid_t> gid_of(const std::string& group) {
-  if (group.empty()) return ::getegid();
-  gid_t number = 0;
-  auto [end, error] = std::from_chars(group.data(), group.data() + group.size(), number);
-  if (error == std::errc{} && end == group.data() + group.size()) return number;
-  std::vector<char> buffer(16 * 1024);
-  struct group entry{};
-  struct group* found = nullptr;
-  int code = 0;
-  while ((code = ::getgrnam_r(group.c_str(), &entry, buffer.data(), buffer.size(), &found)) == ERANGE &&
-         buffer.size() < (1u << 24))
-    buffer.resize(buffer.size() * 2);
-  if (!found)
-    return fail(ErrorKind::invalid_argument, "rank_group '{}' is no group of this machine; see getent group", group);
-  return entry.gr_gid;
-}
 
 Result<> check_length(const std::filesystem::path& path) {
   auto longest = path.native().size() + 1 + SocketDirectory::kNameLength;
@@ -94,7 +77,7 @@ Result<SocketDirectory> SocketDirectory::create(const std::filesystem::path& pat
   if (error) return std::unexpected(system_error(error.value(), fmt::format("find the place of {}", path.native())));
   if (!absolute.has_filename()) absolute = absolute.parent_path();
   CKPTD_TRY(check_length(absolute));
-  auto gid = CKPTD_TRY(gid_of(group));
+  auto gid = CKPTD_TRY(gid_of(group, "rank_group"));
   auto fd = CKPTD_TRY(open_own_directory(absolute));
   CKPTD_TRY(give_to_group(fd.get(), absolute, group, gid));
   auto shown = group.empty() ? fmt::format("gid {}", gid) : group;

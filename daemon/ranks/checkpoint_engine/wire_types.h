@@ -1,29 +1,14 @@
-// How the tensors of a checkpoint are spoken of to torch.
-//
-// torch has no packed six-bit types, and its packed four-bit type counts pairs: a tensor of shape [..., n] in the file
-// is float4_e2m1fn_x2 of shape [..., n / 2] in a rank, as the safetensors library itself returns it. What cannot be
-// carried is refused before an engine is touched.
+// How the tensors of a checkpoint are spoken of to a checkpoint-engine worker: as torch_types.h has it.
 #pragma once
 
-#include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
-#include <vector>
 
 #include "common/result.h"
 #include "daemon/ranks/session.h"
-#include "daemon/weights/dtype.h"
-#include "daemon/weights/manifest.h"
+#include "daemon/ranks/torch_types.h"
 
 namespace ckptd::ranks::checkpoint_engine {
-
-/// Attribute of the module torch, "bfloat16"; nothing for a type that torch does not have.
-std::optional<std::string_view> torch_name_of(weights::Dtype dtype);
-
-/// The shape as torch counts it. unsupported when F4 has no last dimension of an even size.
-Result<std::vector<std::uint64_t>> torch_shape_of(weights::Dtype dtype, std::span<const std::uint64_t> shape);
 
 /// The list of one bucket as the worker reads it, a pickle. unsupported, naming the tensor, as check_carriable() says it.
 Result<std::string> reload_message(std::span<const TensorView> tensors);

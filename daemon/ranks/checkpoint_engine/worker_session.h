@@ -16,7 +16,7 @@
 #include "daemon/ranks/checkpoint_engine/custodian.h"
 #include "daemon/ranks/checkpoint_engine/hold.h"
 #include "daemon/ranks/checkpoint_engine/known_workers.h"
-#include "daemon/ranks/checkpoint_engine/receipts.h"
+#include "daemon/ranks/receipts/receipts.h"
 #include "daemon/ranks/session.h"
 #include "proto/checkpoint_engine/sender.h"
 

@@ -6,6 +6,9 @@
 #include <unistd.h>
 
 #include <array>
+#include <fcntl.h>
+
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <thread>
@@ -104,3 +107,23 @@ TEST_CASE("a process whose first thread has ended still holds its memory") {
   CHECK(goes_within(process, 10s));
 }
 #endif
+
+TEST_CASE("what a process has open is seen by its path") {
+  const int fd = ::open("/dev/zero", O_RDONLY | O_CLOEXEC);
+  REQUIRE(fd >= 0);
+  CHECK(has_open(process_with(::getpid()), "/dev/zer"));
+  ::close(fd);
+  CHECK_FALSE(has_open(process_with(::getpid()), "/dev/zer"));
+  CHECK_FALSE(has_open({.pid = 12, .started = 3}, "/dev/zer", "/nowhere"));
+}
+
+TEST_CASE("the family of a process is itself and what it started") {
+  Child child;
+  const auto ours = with_descendants(process_with(::getpid()));
+  CHECK(ours.front().pid == ::getpid());
+  CHECK(std::ranges::find(ours, process_with(child.pid())) != ours.end());
+  const auto childs = with_descendants(process_with(child.pid()));
+  CHECK(childs == std::vector{process_with(child.pid())});
+  CHECK(with_descendants({.pid = 12, .started = 3}, "/nowhere").size() == 1);
+  CHECK(with_descendants({.pid = 0, .started = 3}).size() == 1);  // of whom only a socket is known
+}

@@ -12,8 +12,8 @@ namespace {
 
 class FakeSession final : public ranks::Session {
  public:
-  FakeSession(FakeEndpoints& endpoints, std::string engine, std::string device)
-      : endpoints_(endpoints), open_{fmt::format("ipc:///fake/{}", endpoints.opened.load()), engine, device} {}
+  FakeSession(FakeEndpoints& endpoints, std::string endpoint, std::string engine, std::string device)
+      : endpoints_(endpoints), open_{std::move(endpoint), engine, device} {}
 
   const std::string& endpoint() const override { return open_.endpoint; }
   const std::string& device() const override { return open_.device; }
@@ -87,7 +87,7 @@ Result<> FakeEndpoints::check_carriable(const weights::Manifest&) const {
 Result<std::unique_ptr<ranks::Session>> FakeEndpoints::open(std::string engine, std::string device) {
   ++opened;
   if (open_fails) return fail(ErrorKind::no_space, "no descriptor is left for the endpoint of {}", device);
-  return std::make_unique<FakeSession>(*this, std::move(engine), std::move(device));
+  return std::make_unique<FakeSession>(*this, fmt::format("ipc:///fake/{}", opened.load()), std::move(engine), std::move(device));
 }
 
 std::vector<ranks::OpenEndpoint> FakeEndpoints::in_custody() const {
@@ -209,6 +209,20 @@ Result<> FakeEngine::conclude(const fleet::UpdateCall&, std::chrono::millisecond
   behaviour_->hear("conclude");
   if (behaviour_->conclude_fails) return fail(ErrorKind::peer_failed, "engine fake: its cache is in use");
   return {};
+}
+
+Result<std::unique_ptr<ranks::Session>> FakeTransfer::open(std::string engine, std::string device) {
+  ++sessions_;
+  return std::make_unique<FakeSession>(endpoints_, "", std::move(engine), std::move(device));
+}
+
+Result<std::string> FakeTransfer::run(std::chrono::milliseconds timeout, std::stop_token stop) {
+  const auto before = endpoints_.finished();
+  for (const auto deadline = Deadline::in(timeout); endpoints_.finished() < before + sessions_;) {
+    if (stop.stop_requested() || deadline.passed()) return fail(ErrorKind::cancelled, "given up");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return "done";
 }
 
 }  // namespace ckptd::tests

@@ -15,6 +15,7 @@
 
 #include "daemon/fleet/engine.h"
 #include "daemon/ranks/endpoints.h"
+#include "daemon/ranks/transfer.h"
 #include "tests/support/fake_hold.h"
 
 namespace ckptd::tests {
@@ -72,6 +73,20 @@ class FakeEndpoints final : public ranks::Endpoints {
   mutable std::mutex mutex_;
   std::vector<ranks::OpenEndpoint> in_custody_;
   std::function<void(const std::string&)> callback_;
+};
+
+/// Sessions at which nobody connects: who calls the engine ends when they have finished.
+class FakeTransfer final : public ranks::Transfer {
+ public:
+  explicit FakeTransfer(FakeEndpoints& endpoints) : endpoints_(endpoints) {}
+  ranks::Traits traits() const override { return {.gapless = true}; }
+  Result<> check_carriable(const weights::Manifest&) const override { return {}; }
+  Result<std::unique_ptr<ranks::Session>> open(std::string engine, std::string device) override;
+  Result<std::string> run(std::chrono::milliseconds timeout, std::stop_token stop) override;
+
+ private:
+  FakeEndpoints& endpoints_;
+  int sessions_ = 0;
 };
 
 /// Answers when its ranks have finished, as a real one does, or as it is told.

@@ -65,7 +65,7 @@ struct House {
          [this](const journal::EngineRecord& engine) -> Result<std::unique_ptr<fleet::Engine>> {
            return std::make_unique<FakeEngine>(behaviour_of(engine.name), endpoints);
          },
-         *peaks, [this] { return reread(); }},
+         *peaks, [this] { return reread(); }, {}, make_transfer},
         options);
   }
 
@@ -133,6 +133,7 @@ struct House {
     return *ended;
   }
 
+  decltype(operations::Parts::make_transfer) make_transfer;  ///< see FakeTransfer
   std::function<Result<operations::Reread>()> reread = [] { return operations::Reread{}; };  ///< what a reload finds
   Folder folder;
   std::vector<std::unique_ptr<device::Device>> devices;

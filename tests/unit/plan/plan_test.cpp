@@ -252,3 +252,67 @@ TEST_CASE("copy runs of a folded version end where its bytes do not lie together
   CHECK(bucket.runs[1].bytes == 3000);
   for (const auto& run : bucket.runs) CHECK(layout.place(run.resting_offset).bytes >= run.bytes);
 }
+
+TEST_CASE("without gaps each tensor starts where the one before it ends, wherever its bytes rest") {
+  // t0 and t1 are neighbours in the file; between t1 and t2, and t2 and t3, lies what nobody asks for.
+  weights::Manifest manifest;
+  manifest.tensors = {{"t0", Dtype::bf16, {3}, {0, 8, 6}},
+                      {"t1", Dtype::bf16, {5}, {0, 14, 10}},
+                      {"t2", Dtype::u8, {7}, {0, 1000, 7}},
+                      {"t3", Dtype::u8, {9}, {0, 2000, 9}}};
+  manifest.files.push_back({"model.safetensors", 2009, 8, "stamp"});
+  Request request{.members = 1, .arena_bytes = 4096, .packing = {.bucket_bytes = 4096, .gapless = true}};
+  auto plan = planned(manifest, request);
+  check_invariants(manifest, plan, request, kMiB);
+  REQUIRE(plan.buckets.size() == 1);
+  const auto& bucket = plan.buckets[0];
+  REQUIRE(bucket.tensors.size() == 4);
+  CHECK(bucket.tensors[1].offset == 6);
+  CHECK(bucket.tensors[2].offset == 16);
+  CHECK(bucket.tensors[3].offset == 23);
+  CHECK(bucket.bytes == 32);
+  // The neighbours still travel together.
+  REQUIRE(bucket.runs.size() == 3);
+  CHECK(bucket.runs[0].bytes == 16);
+  CHECK(bucket.runs[1].bucket_offset == 16);
+  CHECK(bucket.runs[2].bucket_offset == 23);
+  // With gaps they stand at the alignment.
+  request.packing.gapless = false;
+  CHECK(planned(manifest, request).buckets[0].bytes == 512 + 9);
+}
+
+TEST_CASE("without gaps a bucket ends before a tensor whose dtype could not stand there") {
+  auto manifest = back_to_back(0, {{Dtype::u8, 3}, {Dtype::f32, 2}, {Dtype::bf16, 1}, {Dtype::f64, 1}, {Dtype::u8, 1}});
+  Request request{.members = 1, .arena_bytes = 4096, .packing = {.bucket_bytes = 4096, .gapless = true}};
+  auto plan = planned(manifest, request);
+  check_invariants(manifest, plan, request, kMiB);
+  REQUIRE(plan.buckets.size() == 3);
+  CHECK(plan.buckets[0].bytes == 3);
+  CHECK(plan.buckets[1].bytes == 10);
+  CHECK(plan.buckets[1].slot_offset == 256);
+  CHECK(plan.buckets[2].bytes == 9);
+  CHECK(plan.buckets[2].tensors[1].offset == 8);
+}
+
+TEST_CASE("without gaps every plan still keeps what every plan must keep") {
+  std::mt19937_64 random(20260817);
+  const std::array dtypes{Dtype::u8, Dtype::bf16, Dtype::f32, Dtype::i64, Dtype::f8_e4m3};
+  for (int round = 0; round < 50; ++round) {
+    std::vector<std::pair<Dtype, std::uint64_t>> tensors;
+    for (int i = 0; i < 60; ++i) tensors.emplace_back(dtypes[random() % dtypes.size()], random() % 700);
+    auto manifest = back_to_back(random() % 64, tensors);
+    Request request{.members = 2,
+                    .arena_bytes = 16384,
+                    .packing = {.bucket_bytes = 4096, .first_bucket_bytes = 512, .gapless = true}};
+    auto plan = planned(manifest, request, 8192);
+    check_invariants(manifest, plan, request, 8192);
+    for (const auto& bucket : plan.buckets) {
+      std::uint64_t end = 0;
+      for (const auto& placement : bucket.tensors) {
+        REQUIRE(placement.offset == end);
+        end += manifest.tensors[placement.tensor].extent.bytes;
+      }
+      REQUIRE(bucket.bytes == end);
+    }
+  }
+}

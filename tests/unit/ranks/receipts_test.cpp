@@ -1,4 +1,4 @@
-#include "daemon/ranks/checkpoint_engine/receipts.h"
+#include "daemon/ranks/receipts/receipts.h"
 
 #include <fcntl.h>
 #include <grp.h>

@@ -73,7 +73,7 @@ TEST_CASE("describe: what the server was started with") {
       {{"GET /version", {{200, R"({"version":"0.26.0"})"}}},
        {"GET /v1/models", {{200, R"({"data":[{"id":"m","root":"/models/m"}]})"}}},
        {"GET /openapi.json", {{200, R"({"paths":{"/collective_rpc":{},"/weight_checker":{},"/get_world_size":{},
-           "/server_info":{},"/init_weight_transfer_engine":{}}})"}}},
+           "/server_info":{},"/start_weight_update":{}}})"}}},
        {"GET /get_world_size", {{200, R"({"world_size":8})"}}},
        {"GET /server_info?config_format=json", {{200, R"({"vllm_config":{"parallel_config":{"tensor_parallel_size":4,
            "pipeline_parallel_size":2,"worker_extension_cls":"checkpoint_engine.worker.VllmColocateWorkerExtension"},

@@ -1,4 +1,4 @@
-#include "daemon/ranks/checkpoint_engine/receipts.h"
+#include "daemon/ranks/receipts/receipts.h"
 
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
@@ -13,7 +13,7 @@
 #include "common/random_name.h"
 #include "proto/checkpoint_engine/counter_file.h"
 
-namespace ckptd::ranks::checkpoint_engine {
+namespace ckptd::ranks {
 namespace {
 
 namespace layout = proto::checkpoint_engine::counter_file;
@@ -161,4 +161,4 @@ Result<Receipt> Receipts::take() {
   return Receipt(file_, index);
 }
 
-}  // namespace ckptd::ranks::checkpoint_engine
+}  // namespace ckptd::ranks

@@ -23,7 +23,7 @@
 #include "common/result.h"
 #include "common/unique_fd.h"
 
-namespace ckptd::ranks::checkpoint_engine {
+namespace ckptd::ranks {
 
 class ReceiptFile;
 
@@ -70,4 +70,4 @@ class Receipts {
   std::uint64_t next_ = 0;
 };
 
-}  // namespace ckptd::ranks::checkpoint_engine
+}  // namespace ckptd::ranks
