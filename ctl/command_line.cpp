@@ -33,8 +33,8 @@ struct Typed {
   std::string timeout = "30s", policy = "availability";
   std::vector<std::string> engines;
   api::EngineRequest engine;
-  std::string target, pause, on_failure, weight_version;
-  std::optional<std::uint64_t> max_unavailable;
+  std::string target, pause, on_failure, weight_version, trigger = "ckptd";
+  std::optional<std::uint64_t> max_unavailable, sessions;
   bool no_follow = false, all = false;
   bool json = false, keep = false, detach = false, dry_run = false, force = false, keep_cache = false, tensors = false,
        forget = false, once = false;
@@ -85,6 +85,14 @@ Result<Command> finish_update(const Typed& typed) {
   if (!typed.pause.empty()) request.pause = typed.pause;
   if (!typed.on_failure.empty()) request.on_failure = typed.on_failure;
   request.max_unavailable = typed.max_unavailable;
+  if (typed.trigger != "ckptd" && typed.trigger != "external")
+    return fail(ErrorKind::invalid_argument, "'{}' is nobody who triggers an update: write ckptd or external",
+                typed.trigger);
+  request.external = typed.trigger == "external";
+  request.sessions = typed.sessions;
+  if (typed.sessions && !request.external)
+    return fail(ErrorKind::invalid_argument, "--sessions goes with --trigger external: otherwise the engine's answer ends "
+                                             "the update");
   if (!typed.bucket_size.empty()) request.bucket_bytes = CKPTD_TRY(parse_bytes(typed.bucket_size));
   return Update{std::move(request), typed.detach};
 }
@@ -160,6 +168,11 @@ void add_load_and_update(CLI::App& app, Typed& typed) {
   update->add_option("--max-unavailable", typed.max_unavailable,
                      "how many of the engines that serve may be out of service at once; 0: all. Default: 1 when several "
                      "serve");
+  update->add_option("--trigger", typed.trigger,
+                     "who calls the engines: ckptd; or external, who is given the endpoints for that and does all else")
+      ->capture_default_str();
+  update->add_option("--sessions", typed.sessions,
+                     "of an external trigger: how many sessions each rank opens, as for draft models. Default: 1");
   add_start_of_job(update, typed);
   on_finish(update, typed, finish_update);
 }

@@ -4,6 +4,7 @@
 
 #include "common/deadline.h"
 #include "ctl/commands.h"
+#include "ctl/interrupts.h"
 #include "ctl/report.h"
 #include "ctl/text.h"
 #include "ctl/trace_page.h"
@@ -52,6 +53,18 @@ Result<int> follow_or_detach(Answer<api::Job> job, bool detach_at_once, const Co
   return api::kExitSuccess;
 }
 
+/// Prints what there is to hand to the engines, and leaves: the job ends when whoever calls them has been served.
+Result<int> hand_out(Answer<api::Job> job, const Context& context) {
+  while (!has_ended(job.value) && job.value.engines.empty()) {
+    if (context.stop.stop_requested()) return detach(job, context);
+    Interrupts::pause(context.stop, std::chrono::milliseconds(200));
+    job = CKPTD_TRY(context.client.job(job.value.id));
+  }
+  if (has_ended(job.value)) return follow(std::move(job), std::nullopt, context);
+  context.print(job.json, show_handles(job.value));
+  return api::kExitSuccess;
+}
+
 }  // namespace
 
 void Context::print(const nlohmann::json& answer, const std::string& text) const {
@@ -68,6 +81,8 @@ Result<int> run(const Load& command, const Context& context) {
 }
 
 Result<int> run(const Update& command, const Context& context) {
+  if (command.request.external && !command.request.dry_run)
+    return hand_out(CKPTD_TRY(context.client.update(command.request)), context);
   if (!command.request.dry_run)
     return follow_or_detach(CKPTD_TRY(context.client.update(command.request)), command.detach, context);
   auto preview = CKPTD_TRY(context.client.preview_update(command.request));

@@ -111,4 +111,15 @@ std::string summary_of(const Job& job) {
   return fmt::format("job {} succeeded: {}\n", printable(job.id), printable(job.subject));
 }
 
+std::string show_handles(const Job& job) {
+  const auto id = printable(job.id);
+  auto out = fmt::format("job {} waits for the ranks; call each engine yourself, with these as its zmq_handles:\n", id);
+  for (const auto& engine : job.engines)
+    out += engine.error ? fmt::format("  {}: nothing, {}\n", printable(engine.engine), printable(engine.error->sentence))
+                        : fmt::format("  {}: {}\n", printable(engine.engine), printable(json(engine.zmq_handles).dump()));
+  return out + fmt::format("pausing, flushing, labelling and resuming it is yours as well; 'ckptctl wait job/{}' tells how "
+                           "it ended\n",
+                           id);
+}
+
 }  // namespace ckptd::ctl

@@ -22,6 +22,9 @@ struct View {
 /// update. Members that are missing or of another type are left out.
 std::string summary_of(const proto::control::Job& job);
 
+/// What whoever calls the engines themselves has to do, with the endpoints as JSON, one line for each engine.
+std::string show_handles(const proto::control::Job& job);
+
 /// What bounded an ended job, one line for each engine or one for a load; empty without a record.
 std::string verdict_of(const proto::control::Job& job);
 /// The record of an ended job: where the time went, and against what.

@@ -92,6 +92,15 @@ class Engine {
   /// Once for each process of the server.
   virtual Result<Description> describe(std::chrono::milliseconds timeout);
 
+  /// Who listens at its endpoint, as far as that can be seen from here. Asks the system and not the engine.
+  virtual std::optional<ProcessId> listener() const { return {}; }
+
+  /// The endpoints (device uuid -> endpoint) under the names by which its ranks look for them: for whoever calls the
+  /// engine themselves. call_update does this by itself.
+  virtual std::map<std::string, std::string> handles(const std::map<std::string, std::string>& endpoints) const {
+    return endpoints;
+  }
+
   /// Makes the ranks open the sessions of an update; returns when they have ended. An engine that answers early, before
   /// its ranks have finished, has failed them. Success only when the engine says so itself.
   virtual Result<std::string> call_update(const UpdateCall& call, std::chrono::milliseconds timeout,

@@ -13,6 +13,7 @@
 #include "common/every.h"
 #include "common/units.h"
 #include "daemon/operations/accounts.h"
+#include "daemon/operations/engine_call.h"
 #include "daemon/operations/settling.h"
 #include "daemon/operations/standstill.h"
 #include "daemon/pipeline/receipts.h"
@@ -27,71 +28,13 @@ constexpr std::chrono::milliseconds kTellInterval{50};
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// The engine's own answer, on a thread beside the ranks' sessions: its call returns only when they have ended.
-class EngineCall {
- public:
-  EngineCall(std::function<Result<std::string>(std::stop_token)> call,
-             std::function<void(const Result<std::string>&)> answered)
-      : answer_(promise_.get_future().share()),
-        thread_([this, call = std::move(call), answered = std::move(answered)](std::stop_token stop) {
-          auto answer = call(stop);
-          promise_.set_value(answer);
-          answered(answer);
-        }) {}
-
-  /// The answer, if it comes in time; otherwise the call is given up. `limit` is when it should have been there.
-  Result<std::string> answer_by(Clock::time_point limit, Clock::time_point ranks_done, const std::string& engine) {
-    if (answer_.wait_until(limit) == std::future_status::ready) return answer_.get();
-    thread_.request_stop();
-    return fail(ErrorKind::timed_out, "engine {} did not answer within {} after its ranks had finished", engine,
-                show_seconds(std::chrono::duration<double>(Clock::now() - ranks_done).count()));
-  }
-
- private:
-  std::promise<Result<std::string>> promise_;
-  std::shared_future<Result<std::string>> answer_;
-  std::jthread thread_;
-};
-
-/// Ends the ranks' side when the engine has said no, or has said yes while ranks are still waiting: it must have left
-/// them out. Owns the thread of the grace.
-class RanksEnd {
- public:
-  RanksEnd(std::stop_token job_stop, std::chrono::milliseconds grace, std::chrono::milliseconds grace_after_no)
-      : grace_(grace), grace_after_no_(grace_after_no), on_job_stop_(job_stop, [this] { stop_.request_stop(); }) {}
-
-  std::stop_token token() const { return stop_.get_token(); }
-
-  void engine_answered(const Result<std::string>& answer) {
-    if (!answer) {
-      // The ranks get a moment first: a traceback from one of them says more than the engine's summary.
-      end_after(grace_after_no_);
-      return;
-    }
-    end_after(grace_);
-  }
-
- private:
-  void end_after(std::chrono::milliseconds span) {
-    timer_ = std::jthread([this, span](std::stop_token cancelled) {
-      std::mutex mutex;
-      std::unique_lock lock(mutex);
-      std::condition_variable_any sleep;
-      sleep.wait_for(lock, cancelled, span, [] { return false; });
-      if (!cancelled.stop_requested()) stop_.request_stop();
-    });
-  }
-
-  std::chrono::milliseconds grace_, grace_after_no_;
-  std::stop_source stop_;
-  std::stop_callback<std::function<void()>> on_job_stop_;
-  std::jthread timer_;
-};
-
 std::string stage_of(const EnginePush& push, const pipeline::Progress& progress) {
   const auto connected = progress.connected.load();
   if (connected < push.devices.size()) return fmt::format("waiting for ranks ({} of {})", connected, push.devices.size());
   if (progress.finished < push.devices.size()) return "pushing";
+  if (push.external)
+    return fmt::format("waiting for ranks to come back ({} sessions each, {} of {} begun)", push.external->sessions(),
+                       push.devices.size() + progress.returned.load(), push.devices.size() * push.external->sessions());
   if (const auto returned = progress.returned.load(); returned > 0)
     return fmt::format("waiting for the engine's answer ({} ranks came back for another session)", returned);
   return "waiting for the engine's answer";
@@ -281,11 +224,14 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto timed = [&](const char* step, auto run) {
     return steps.timed(step, [&] { return job.timed(push.engine, step, run); });
   };
-  const auto transfer = CKPTD_TRY(native_transfer(push, engine));
+  // Its calls are ours to make, so it is of no use to whoever makes the calls themselves.
+  const auto transfer = push.external ? nullptr : CKPTD_TRY(native_transfer(push, engine));
   auto& opener = transfer ? static_cast<ranks::Opener&>(*transfer) : parts_.endpoints;
   // Asked while everything else is made ready, if there is a thread for it; needed before the engine is called.
-  auto ping = std::async(std::launch::async | std::launch::deferred,
-                         [&] { return engine.observe(push.options->ping_timeout); });
+  std::future<Result<fleet::Observation>> ping;
+  if (!push.external)
+    ping = std::async(std::launch::async | std::launch::deferred,
+                      [&] { return engine.observe(push.options->ping_timeout); });
 
   job.stage(push.engine, "allocating the arena");
   auto arenas = CKPTD_TRY(timed("arena", [&] { return borrow_arenas(push, contents.manifest); }));
@@ -299,20 +245,26 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
 
   std::stop_source answered;  // until then a rank may come back, for an engine's draft model
   RanksEnd ranks_end(job.stop(), push.options->answer_grace, push.options->rank_grace);
-  std::optional<EngineCall> engine_call;
+  std::unique_ptr<EngineCall> engine_call;
   bool written_down = false;
-  fleet::Observation seen;
+  std::optional<fleet::Observation> seen;  // absent: not ours to look after
   // From here on somebody may wait on an endpoint, also if we die: it is written down before the engine is called.
   const auto before_offers = [&]() -> Result<> {
-    seen = standstill.understood(CKPTD_TRY(timed("ping", [&] { return ping.get(); })));
-    CKPTD_TRY(wake_for(push, engine, seen));
-    // As late as possible: the first buckets are on the device. After waking, which lifts a pause of some servers.
-    CKPTD_TRY(timed("pause", [&] { return standstill.begin(seen, job.stop()); }));
+    if (!push.external) {
+      seen = standstill.understood(CKPTD_TRY(timed("ping", [&] { return ping.get(); })));
+      CKPTD_TRY(wake_for(push, engine, *seen));
+      // As late as possible: the first buckets are on the device. After waking, which lifts a pause of some servers.
+      CKPTD_TRY(timed("pause", [&] { return standstill.begin(*seen, job.stop()); }));
+    }
     if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id(), seen); }); !written)
       return std::unexpected(written.error().within("the engine was not touched, its update could not be recorded"));
     written_down = true;
+    if (push.external) {
+      engine_call = std::make_unique<CallOfOthers>(*push.external, push.engine, engine.handles(call.endpoints));
+      return {};
+    }
     try {
-      engine_call.emplace(
+      engine_call = std::make_unique<OwnCall>(
           [&](std::stop_token stop) {
             const auto timeout = push.options->engine_timeout;
             return transfer ? transfer->run(timeout, std::move(stop)) : engine.call_update(call, timeout, std::move(stop));
@@ -338,9 +290,13 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto pushed = [&] {
     Every teller(kTellInterval, [&] { tell(job, push, progress); });
     auto deadlines = push.options->deadlines;
-    deadlines.answer = deadlines.finish;
+    deadlines.answer = push.external ? deadlines.connect : deadlines.finish;
     return pipeline::push(plan, contents.manifest, resting, std::move(lanes), deadlines,
-                          {before_offers, before_first_bucket, answered.get_token()}, progress, ranks_end.token(), report);
+                          {.before_offers = before_offers,
+                           .before_first_bucket = before_first_bucket,
+                           .answered = answered.get_token(),
+                           .sessions = push.external ? push.external->sessions() : 0},
+                          progress, ranks_end.token(), report);
   }();
   const auto ranks_done = report.ranks_done;
   steps.end(ranks_done);
@@ -366,7 +322,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   }
 
   steps.begin("answer", ranks_done);
-  job.stage(push.engine, "waiting for the engine's answer");
+  if (!push.external) job.stage(push.engine, "waiting for the engine's answer");
   const auto answer = [&]() -> Result<std::string> {
     if (!engine_call) return std::unexpected(pushed.error());
     const auto grace = pushed ? std::chrono::milliseconds(0) : push.options->answer_grace;
@@ -381,7 +337,8 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     return std::unexpected(verdict.error());
   }
   std::vector<std::string> remarks = standstill.warnings();
-  if (auto concluded = engine.conclude(call, push.options->engine_step); !concluded) {
+  // What is left to do with the engine belongs to whoever calls it.
+  if (auto concluded = push.external ? Result<>{} : engine.conclude(call, push.options->engine_step); !concluded) {
     if (concluded.error().kind != ErrorKind::unsupported) {
       const auto error = concluded.error().within("every rank took all weights, but the update could not be concluded");
       steps.end();
@@ -391,7 +348,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     }
     remarks.push_back(concluded.error().sentence);
   }
-  auto given = look_again(push, engine, seen, remarks);
+  auto given = seen ? look_again(push, engine, *seen, remarks) : Given{{engine.listener(), {}}, {}};
   if (given.after) given.after = standstill.resumed(*given.after);
   if (!given.mark.label.empty() && given.mark.label != call.weight_version)
     remarks.push_back(fmt::format("it tells weight version '{}', and was asked to tell '{}'", given.mark.label,

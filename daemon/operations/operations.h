@@ -1,8 +1,9 @@
 // The use cases, one function a sentence; the only writer of catalogue and fleet.
 //
 // Every function here validates, decides and returns without waiting for disks, ranks or engines, except journal writes
-// (one sync) and load(), which may wait a moment (timeouts.load_answer) for an early refusal: control/ calls them on its worker threads,
-// never on the thread that serves connections. What takes long runs as a job.
+// (one sync), load(), which may wait a moment (timeouts.load_answer) for an early refusal, and update() with an external
+// trigger, which waits as long for the endpoints: control/ calls them on its worker threads, never on the thread that
+// serves connections. What takes long runs as a job.
 #pragma once
 
 #include <chrono>
@@ -31,6 +32,8 @@ class Operations {
   /// is a job that ends at once. What fails within that moment (a wrong directory, a conflict, the budget) is an error
   /// here, with the job as a fact.
   virtual Result<api::Job> load(const api::LoadRequest& request) = 0;
+  /// With an external trigger the answer has the endpoints for whoever calls the engines; without, when they took longer
+  /// than that moment: job() has them then.
   virtual Result<api::Job> update(const api::UpdateRequest& request) = 0;
   virtual Result<api::UpdatePreview> preview_update(const api::UpdateRequest& request) = 0;
 

@@ -50,8 +50,9 @@ Result<nlohmann::json> Service::update_engine(const EnginePush& push, const cata
                      .mixture = !report && holds_mixture(),
                      .cancelled = job.stop().stop_requested()};
   LastGood last_good;
-  // Of a version that it has just failed to take, another attempt at once is no remedy: the life cycle makes one later.
-  if (ended.mixture && account.touched && push.serving != push.record.id) last_good = last_good_of(push.engine, job.id());
+  // Of a version that it has just failed to take, another attempt at once is no remedy: the life cycle makes one later. Nor
+  // is there one where the engine is not ours to call.
+  if (ended.mixture && account.touched && !push.external && push.serving != push.record.id) last_good = last_good_of(push.engine, job.id());
   ended.last_good_is_resident = last_good.lease.has_value();
   auto next = fleet::after(ended, push.policy.on_failure);
   if (next == fleet::After::repush) {

@@ -30,12 +30,12 @@ void close_update(journal::Contents& contents, const std::string& job, const std
 }  // namespace
 
 Result<> Service::write_open_update(const EnginePush& push, const fleet::UpdateCall& call, const std::string& job,
-                                    const fleet::Observation& seen) {
+                                    const std::optional<fleet::Observation>& seen) {
   journal::UpdateRecord update{job, push.engine, push.record.id, journal::Phase::opening, {}};
   for (const auto& [device, endpoint] : call.endpoints) update.sessions.push_back({endpoint, device});
   return parts_.journal.change([&](journal::Contents& contents) {
     contents.updates.push_back(update);
-    if (auto* engine = find_engine(contents, push.engine)) meet(*engine, seen);
+    if (auto* engine = find_engine(contents, push.engine); engine && seen) meet(*engine, *seen);
   });
 }
 

@@ -91,7 +91,7 @@ std::vector<api::Job> Service::jobs() const {
 }
 
 Result<api::Job> Service::job(const std::string& id) const {
-  if (auto record = parts_.jobs.find(id)) return with_record(show(*record));
+  if (auto record = parts_.jobs.find(id)) return with_handles(with_record(show(*record)));
   return fail(ErrorKind::not_found, "no job is named {}: it never was, or has left the history (ckptctl job list)", id);
 }
 

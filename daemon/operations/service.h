@@ -15,6 +15,7 @@
 #include "daemon/fleet/decide.h"
 #include "daemon/fleet/policy.h"
 #include "daemon/operations/eviction.h"
+#include "daemon/operations/external.h"
 #include "daemon/operations/handover.h"
 #include "daemon/operations/make.h"
 #include "daemon/operations/watch.h"
@@ -37,6 +38,7 @@ struct EnginePush {
   fleet::Policy policy;           ///< how it is treated meanwhile
   bool served = false;            ///< requests were answered by it when this was decided
   bool by_itself = false;         ///< the daemon began it
+  std::shared_ptr<External> external;  ///< somebody else calls the engine; null: we do
   fleet::Wake wake = fleet::Wake::none;
   std::shared_ptr<const Options> options;  ///< those of its beginning, whatever is reloaded meanwhile
   Clock::time_point requested;
@@ -128,6 +130,9 @@ class Service final : public Operations {
     bool by_itself = false;
   };
   Result<api::Job> start_update(const api::UpdateRequest& request, const Occasion& occasion);
+  /// Waits a moment for the handles, or for the job to fail before there are any.
+  Result<api::Job> answer_with_handles(const api::Job& started);
+  api::Job with_handles(api::Job job) const;
   Result<Admitted> admit(const api::UpdateRequest& request, const weights::CheckpointId& id);
   Result<Chosen> chosen_engines(const api::UpdateRequest& request) const;
   void move_drained(const Admitted& admitted);
@@ -168,7 +173,7 @@ class Service final : public Operations {
 
   // outcomes.cpp: what is written down before, during and after a push
   Result<> write_open_update(const EnginePush& push, const fleet::UpdateCall& call, const std::string& job,
-                             const fleet::Observation& seen);
+                             const std::optional<fleet::Observation>& seen);
   Result<> write_touched(const EnginePush& push, const std::string& job);
   Result<> write_success(const EnginePush& push, const std::string& job, const fleet::Mark& mark);
   void write_failure(const EnginePush& push, const std::string& job, const Error& error, bool touched);
@@ -257,6 +262,7 @@ class Service final : public Operations {
 
   mutable std::mutex mutex_;
   std::map<std::string, std::string> updating_;  ///< engine -> job
+  std::map<std::string, std::shared_ptr<External>> external_;  ///< by job, while it runs; under mutex_
   std::shared_ptr<const Options> options_;       ///< under mutex_; what it points to never changes
   std::optional<api::Reload> last_reload_;       ///< under mutex_
   std::mutex reloading_;                         ///< one reload at a time

@@ -21,10 +21,11 @@ std::string key_of(const api::UpdateRequest& request, const weights::CheckpointI
   auto engines = request.engines;
   std::ranges::sort(engines);
   const auto flush = request.flush_cache ? (*request.flush_cache ? "yes" : "no") : "as usual";
-  return fmt::format("update {} to [{}] bucket {} force {} flush {} pause {} on failure {} label {} out of service {}",
+  return fmt::format("update {} to [{}] bucket {} force {} flush {} pause {} on failure {} label {} out of service {} called by {}",
                      id.show(), fmt::join(engines, ","), request.bucket_bytes.value_or(0), request.force, flush,
                      request.pause.value_or(""), request.on_failure.value_or(""), request.weight_version,
-                     request.max_unavailable ? std::to_string(*request.max_unavailable) : "");
+                     request.max_unavailable ? std::to_string(*request.max_unavailable) : "",
+                     request.external ? fmt::format("others {}", request.sessions.value_or(1)) : "us");
 }
 
 std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionRecord>& record) {
@@ -34,7 +35,34 @@ std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionR
 
 }  // namespace
 
-Result<api::Job> Service::update(const api::UpdateRequest& request) { return start_update(request, {}); }
+Result<api::Job> Service::update(const api::UpdateRequest& request) {
+  if (!request.external) return start_update(request, {});
+  return answer_with_handles(CKPTD_TRY(start_update(request, {.why = "called by somebody else"})));
+}
+
+Result<api::Job> Service::answer_with_handles(const api::Job& started) {
+  const auto external = [&] {
+    std::lock_guard lock(mutex_);
+    const auto at = external_.find(started.id);
+    return at == external_.end() ? nullptr : at->second;
+  }();
+  const auto deadline = Deadline::in(options()->load_answer);
+  for (;;) {
+    const auto now = parts_.jobs.find(started.id);
+    if (!now) return started;
+    if (now->error) return std::unexpected(Error(*now->error).with_fact("job", now->id));
+    if (now->state != jobs::State::running) return show(*now);
+    if (external && external->wait(Deadline::in(std::chrono::milliseconds(5)))) return with_handles(show(*now));
+    if (!external) (void)parts_.jobs.wait(started.id, Deadline::in(std::chrono::milliseconds(5)));
+    if (deadline.passed()) return with_handles(show(*now));
+  }
+}
+
+api::Job Service::with_handles(api::Job job) const {
+  std::lock_guard lock(mutex_);
+  if (const auto at = external_.find(job.id); at != external_.end()) job.engines = at->second->handles();
+  return job;
+}
 
 Result<api::Job> Service::start_update(const api::UpdateRequest& request, const Occasion& occasion) {
   const auto id = CKPTD_TRY(weights::CheckpointId::of(request.name, request.version));
@@ -162,7 +190,10 @@ void Service::move_drained(const Admitted& admitted) {
 Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, const weights::CheckpointId& id) {
   const auto requested = Clock::now();
   Admitted admitted;
-  admitted.max_unavailable = request.max_unavailable;
+  // Who holds the trigger holds all of them at once: which engine is called when is theirs to decide.
+  admitted.max_unavailable = request.external ? 0 : request.max_unavailable;
+  std::shared_ptr<External> external;
+  if (request.external) external = std::make_shared<External>(static_cast<std::uint32_t>(request.sessions.value_or(1)));
   auto chosen = CKPTD_TRY(chosen_engines(request));
   admitted.drained = std::move(chosen.drained);
   admitted.lease = CKPTD_TRY(parts_.catalogue.lease(id, "an update being admitted"));
@@ -190,6 +221,13 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     push.wake = fleet::wake_named(engine.wake).value_or(fleet::Wake::none);
     push.options = now;
     push.requested = requested;
+    push.external = external;
+    if (external) external->expect(engine.name);
+    if (external && engine.transfer == "native")
+      return fail(ErrorKind::unsupported,
+                  "engine {} is registered with transfer native, whose calls only ckptd can make: for a trigger of others, "
+                  "register it with --transfer checkpoint-engine",
+                  engine.name);
     push.bucket_bytes = request.bucket_bytes.value_or(
         now->bucket_bytes ? now->bucket_bytes : plan::default_bucket_bytes(contents.manifest.tensor_bytes()));
     // A configured arena that cannot hold the largest tensor is refused before anything is touched.
@@ -222,7 +260,10 @@ void Service::name_claims(const std::vector<EnginePush>& pushes, const std::stri
   {
     std::lock_guard lock(mutex_);
     for (const auto& push : pushes)
-      if (auto at = updating_.find(push.engine); at != updating_.end()) at->second = job;  // else it has ended already
+      if (auto at = updating_.find(push.engine); at != updating_.end()) {  // else it has ended already
+        at->second = job;
+        if (push.external) external_[job] = push.external;
+      }
   }
   announce();
 }
@@ -230,7 +271,10 @@ void Service::name_claims(const std::vector<EnginePush>& pushes, const std::stri
 void Service::release_engines(const std::vector<EnginePush>& pushes) {
   {
     std::lock_guard lock(mutex_);
-    for (const auto& push : pushes) updating_.erase(push.engine);
+    for (const auto& push : pushes) {
+      updating_.erase(push.engine);
+      std::erase_if(external_, [&](const auto& each) { return each.second == push.external; });
+    }
   }
   announce();
   for (const auto& push : pushes) nudge(push.engine);
@@ -288,6 +332,7 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
     const auto& push = admitted.pushes[i];
     accounts[i].begin = Clock::now();
     auto& report = verdicts[i].report = update_engine(push, *lease, shared, accounts[i], seconds[i]);
+    if (push.external) push.external->ended(push.engine, report ? std::nullopt : std::optional(report.error()));
     note_outcome(push, report ? std::nullopt : std::optional(report.error()));
     return report.has_value();
   };

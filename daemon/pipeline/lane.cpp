@@ -18,11 +18,14 @@ class LaneRun {
   Result<> run() {
     report_.device = lane_.device->identity().uuid;
     CKPTD_TRY(first_session());
-    if (!all_.answered.stop_possible()) return {};
+    if (all_.sessions == 0 && !all_.answered.stop_possible()) return {};
     auto waker = CKPTD_TRY(Waker::create());
     std::stop_callback on_stop(all_.stopped(), [&] { waker.wake(); });
     std::stop_callback on_answer(all_.answered, [&] { waker.wake(); });
-    while (CKPTD_TRY(rank_returned(waker))) CKPTD_TRY(further_session());
+    while (report_.sessions != all_.sessions) {
+      if (!CKPTD_TRY(rank_returned(waker))) return all_.sessions == 0 ? Result<>{} : did_not_return();
+      CKPTD_TRY(further_session());
+    }
     return {};
   }
 
@@ -69,6 +72,13 @@ class LaneRun {
       CKPTD_TRY(all_.check_stop());
       if (all_.answered.stop_requested()) return false;
     }
+  }
+
+  Result<> did_not_return() const {
+    return fail(ErrorKind::timed_out,
+                "the rank of {} (pid {}) had {} of {} sessions and did not come back for the next within {} ms: does its "
+                "engine open so many?",
+                report_.device, report_.pid, report_.sessions, all_.sessions, all_.deadlines.answer.count());
   }
 
   Lane& lane_;

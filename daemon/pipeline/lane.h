@@ -35,7 +35,8 @@ class Together {
         progress(progress),
         offers(gates.before_offers),
         first_bucket(gates.before_first_bucket),
-        answered(gates.answered) {}
+        answered(gates.answered),
+        sessions(gates.sessions) {}
 
   const plan::Plan& plan;
   const weights::Manifest& manifest;
@@ -44,6 +45,7 @@ class Together {
   Progress& progress;
   Gate offers, first_bucket;
   const std::stop_token answered;
+  const std::uint32_t sessions;  ///< of each rank; 0: as many as come before the engine answers
 
   /// Keeps the first error and stops every lane.
   void failed(const Error& error);

@@ -9,7 +9,9 @@
 //
 // A rank that has finished may come back for another session as long as its engine has not answered (SGLang, for the
 // worker of a draft model). Each lane waits for that by itself and serves whoever comes: the whole plan again, whatever
-// the fan-out was, uploaded for this rank alone. Nobody who does not come is waited for once the engine has answered.
+// the fan-out was, uploaded for this rank alone. Nobody who does not come is waited for once the engine has answered. Where
+// nobody hears of the engine's answer, how many sessions a rank has is said beforehand (Gates::sessions), and each of them
+// is waited for.
 #pragma once
 
 #include <atomic>
@@ -51,7 +53,8 @@ struct Deadlines {
   std::chrono::milliseconds finish{600'000};  ///< post hook: quantisation may be slow
   std::chrono::milliseconds upload{60'000};   ///< one bucket onto the device, or one step of the collective
   std::chrono::milliseconds receipt{5'000};   ///< after the push, until the rank's memory is seen to be unmapped
-  std::chrono::milliseconds answer{600'000};  ///< since no rank is in a session, until the engine has answered
+  std::chrono::milliseconds answer{600'000};  ///< since no rank is in a session, until the engine has answered; with
+                                              ///< Gates::sessions: until a rank has come back
 };
 
 /// Counted by the lanes, read by anybody.
@@ -120,9 +123,11 @@ struct Gates {
   std::function<Result<>()> before_first_bucket;
   /// Requested when the engine has answered. Without one no rank is waited for after its session.
   std::stop_token answered = {};
+  /// Not 0: this many sessions of each rank are the update, and the engine's answer is not waited for.
+  std::uint32_t sessions = 0;
 };
 
-/// Blocks until every rank acknowledged every step and the engine has answered, or its deadline for that has passed (which
+/// Blocks until every rank acknowledged every step and the engine has answered (or each had its Gates::sessions), or its deadline for that has passed (which
 /// is the caller's to judge: the ranks are well), or the first failure, or a stop request (cancelled). `report` is filled
 /// either way, with as much as happened. Receipts are not waited for: the ranks have their weights, and whoever called
 /// writes that down before await_receipts().

@@ -152,6 +152,23 @@ Result<UpdatePreview::PerEngine> parse_per_engine(const json& value) {
   return engine;
 }
 
+Result<EngineHandles> parse_handles(const json& value) {
+  EngineHandles engine;
+  ObjectReader reader(value, kReadingAnswer);
+  reader.required("engine", engine.engine);
+  if (const auto* handles = reader.take("zmq_handles"); handles != nullptr && handles->is_object()) {
+    for (const auto& [device, endpoint] : handles->items()) {
+      if (endpoint.is_string())
+        engine.zmq_handles[device] = endpoint.get<std::string>();
+      else
+        reader.complain_about("zmq_handles", "has an endpoint that is no string");
+    }
+  }
+  if (const auto* error = reader.take("error")) engine.error = parse_error({{"error", *error}});
+  CKPTD_TRY(reader.finish());
+  return engine;
+}
+
 }  // namespace
 
 Error parse_error(const json& value) {
@@ -176,6 +193,7 @@ Result<Job> parse_job(const json& value) {
   if (const auto* error = reader.take("error")) job.error = parse_error({{"error", *error}});
   if (const auto* result = reader.take("result")) job.result = text_of(*result);
   reader.each("stages", job.stages, parse_stage);
+  reader.each("engines", job.engines, parse_handles);
   if (const auto* record = reader.take("record")) {
     auto parsed = parse_job_record(*record);
     if (parsed)

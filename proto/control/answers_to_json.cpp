@@ -105,6 +105,13 @@ json to_json(const Job& job) {
     object["stages"].push_back({{"name", stage.name}, {"seconds", stage.seconds}, {"bytes", stage.bytes}});
   if (job.record) object["record"] = to_json(*job.record);
   if (job.ended) object["ended"] = show_time(*job.ended);
+  for (const auto& engine : job.engines) {
+    json each{{"engine", engine.engine}, {"zmq_handles", engine.zmq_handles}};
+    if (engine.error) each["error"] = error_object(*engine.error);
+    object["engines"].push_back(std::move(each));
+  }
+  // Of one engine they need not be looked for.
+  if (job.engines.size() == 1) object["zmq_handles"] = job.engines.front().zmq_handles;
   return object;
 }
 

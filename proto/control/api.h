@@ -9,6 +9,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -43,7 +44,7 @@ struct LoadRequest {
 
 /// POST /v1/updates   {"checkpoint":"NAME","version":"VERSION","engines":["e"],"dry_run":false,"force":false,
 ///                     "bucket_bytes":N,"flush_cache":true,"pause":"retract","on_failure":"repush",
-///                     "weight_version":"W","max_unavailable":1}
+///                     "weight_version":"W","max_unavailable":1,"trigger":"external","sessions":2}
 struct UpdateRequest {
   std::string name, version;
   std::vector<std::string> engines;  ///< empty: those whose checkpoint is `name`
@@ -55,6 +56,8 @@ struct UpdateRequest {
   std::optional<std::string> on_failure = {};
   std::string weight_version = {};       ///< the label that engines tell; empty: VERSION
   std::optional<std::uint64_t> max_unavailable = {};  ///< 0: all at once; absent: 1 when several serve
+  bool external = false;                     ///< somebody else calls the engines, and is given the endpoints for that
+  std::optional<std::uint64_t> sessions = {};  ///< external: that each rank opens; absent: 1
   std::string idempotency_key = {};
 };
 
@@ -102,6 +105,13 @@ struct StageTime {
   std::uint64_t bytes = 0;
 };
 
+/// What somebody who calls an engine themselves hands to it; or why there is nothing to hand.
+struct EngineHandles {
+  std::string engine;
+  std::map<std::string, std::string> zmq_handles = {};  ///< device uuid -> endpoint, as the engine's request wants them
+  std::optional<Error> error = {};
+};
+
 struct Job {
   std::string id, kind, subject;
   std::string state;  ///< running, succeeded, failed, cancelled
@@ -114,6 +124,7 @@ struct Job {
   bool cancel_requested = false;
   std::vector<StageTime> stages;  ///< told towards the end
   std::optional<JobRecord> record = {};  ///< ended, and asked for alone: where its time went
+  std::vector<EngineHandles> engines = {};  ///< of an update with an external trigger, while it runs
 };
 
 struct TensorInfo {

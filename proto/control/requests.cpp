@@ -10,6 +10,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr std::uint64_t kMostSessions = 64;
+
 void refuse_empty(ObjectReader& reader, std::string_view name, const std::string& value) {
   if (value.empty()) reader.complain_about(name, "must not be empty");
 }
@@ -79,6 +81,32 @@ Result<LoadRequest> parse_load_request(std::string_view body) {
   return request;
 }
 
+namespace {
+
+/// Nothing is accepted that would be without effect: what becomes of the engine meanwhile is said by whoever calls it.
+void read_trigger(ObjectReader& reader, UpdateRequest& request) {
+  std::string trigger = "ckptd";
+  reader.optional("trigger", trigger);
+  reader.optional("sessions", request.sessions);
+  request.external = trigger == "external";
+  if (!request.external && trigger != "ckptd")
+    reader.complain_about("trigger", R"(is "ckptd" or "external")");
+  if (!request.external && request.sessions)
+    reader.complain_about("sessions", R"(goes with "trigger":"external": otherwise the engine's answer ends the update)");
+  if (request.sessions && (*request.sessions < 1 || *request.sessions > kMostSessions))
+    reader.complain_about("sessions", fmt::format("is a number from 1 to {}", kMostSessions));
+  if (!request.external) return;
+  const auto not_ours = [&](std::string_view name, bool is_there) {
+    if (is_there) reader.complain_about(name, R"(does not go with "trigger":"external": whoever calls the engine does that)");
+  };
+  not_ours("flush_cache", request.flush_cache.has_value());
+  not_ours("pause", request.pause.has_value());
+  not_ours("weight_version", !request.weight_version.empty());
+  not_ours("max_unavailable", request.max_unavailable.has_value());
+}
+
+}  // namespace
+
 Result<UpdateRequest> parse_update_request(std::string_view body) {
   auto document = CKPTD_TRY(parse_document(body));
   ObjectReader reader(document, kReadingRequest);
@@ -95,6 +123,7 @@ Result<UpdateRequest> parse_update_request(std::string_view body) {
   reader.optional("on_failure", request.on_failure);
   reader.optional("weight_version", request.weight_version);
   reader.optional("max_unavailable", request.max_unavailable);
+  read_trigger(reader, request);
 
   request.version = version.value_or("");
   if (version) refuse_empty(reader, "version", *version);
@@ -185,6 +214,8 @@ json to_json(const UpdateRequest& request) {
   if (!request.weight_version.empty()) object["weight_version"] = request.weight_version;
   if (request.max_unavailable) object["max_unavailable"] = *request.max_unavailable;
   if (request.bucket_bytes) object["bucket_bytes"] = *request.bucket_bytes;
+  if (request.external) object["trigger"] = "external";
+  if (request.sessions) object["sessions"] = *request.sessions;
   return object;
 }
 

@@ -23,13 +23,16 @@ bool says_success(const json& answer) {
 
 }  // namespace
 
+std::map<std::string, std::string> handles_as_asked_for(const std::map<std::string, std::string>& handles) {
+  auto asked_for = handles;
+  for (const auto& [uuid, endpoint] : handles)
+    if (uuid.starts_with(kInstance)) asked_for["GPU-" + uuid.substr(kInstance.size())] = endpoint;
+  return asked_for;
+}
+
 std::string update_request_body(const std::map<std::string, std::string>& handles, std::string_view weight_version,
                                 bool flush_cache) {
-  json request{{"zmq_handles", json::object()}, {"flush_cache", flush_cache}};
-  for (const auto& [uuid, endpoint] : handles) {
-    request["zmq_handles"][uuid] = endpoint;
-    if (uuid.starts_with(kInstance)) request["zmq_handles"]["GPU-" + uuid.substr(kInstance.size())] = endpoint;
-  }
+  json request{{"zmq_handles", handles_as_asked_for(handles)}, {"flush_cache", flush_cache}};
   if (!weight_version.empty()) request["weight_version"] = weight_version;
   return request.dump(-1, ' ', false, json::error_handler_t::replace);
 }

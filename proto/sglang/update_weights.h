@@ -13,9 +13,12 @@ namespace ckptd::proto::sglang {
 inline constexpr std::string_view kUpdateTarget = "/update_weights_from_ipc";
 inline constexpr std::string_view kPingTarget = "/ping";
 
-/// {"zmq_handles":{"HOST-0":"ipc:///..."},"flush_cache":true,"weight_version":"..."}
-/// `handles` maps device uuids to endpoints. SGLang asks for "GPU-" and the digits that CUDA gives, also on an instance of a
-/// divided GPU, whose uuid is spelled "MIG-": such a handle is there under both, and a key that nobody asks for is ignored.
+/// From device uuids to endpoints, as the ranks look for them. SGLang asks for "GPU-" and the digits that CUDA gives, also on
+/// an instance of a divided GPU, whose uuid is spelled "MIG-": such a handle is there under both, and a key that nobody asks
+/// for is ignored.
+std::map<std::string, std::string> handles_as_asked_for(const std::map<std::string, std::string>& handles);
+
+/// {"zmq_handles":{"HOST-0":"ipc:///..."},"flush_cache":true,"weight_version":"..."}, with handles_as_asked_for(handles).
 /// An empty `weight_version` is left out: the server keeps the one it has.
 std::string update_request_body(const std::map<std::string, std::string>& handles, std::string_view weight_version,
                                 bool flush_cache);

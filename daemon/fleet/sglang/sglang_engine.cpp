@@ -91,6 +91,12 @@ class SglangEngine final : public Engine {
     return description;
   }
 
+  std::optional<ProcessId> listener() const override { return caller_.listener(); }
+
+  std::map<std::string, std::string> handles(const std::map<std::string, std::string>& endpoints) const override {
+    return wire::handles_as_asked_for(endpoints);
+  }
+
   Result<std::string> call_update(const UpdateCall& call, std::chrono::milliseconds timeout,
                                   std::stop_token stop) override {
     const auto deadline = Deadline::in(timeout);

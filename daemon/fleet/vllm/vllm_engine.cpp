@@ -62,6 +62,8 @@ class VllmEngine final : public Engine {
     return description;
   }
 
+  std::optional<ProcessId> listener() const override { return caller_.listener(); }
+
   Result<std::string> call_update(const UpdateCall& call, std::chrono::milliseconds timeout,
                                   std::stop_token stop) override {
     const auto deadline = Deadline::in(timeout);

@@ -84,6 +84,13 @@ TEST_CASE("update") {
   CHECK(update.request.flush_cache == false);
   CHECK_FALSE(update.request.dry_run);
 
+  CHECK_FALSE(update.request.external);
+  const auto external = command<Update>({"update", "a@1", "--trigger", "external", "--sessions", "2"});
+  CHECK(external.request.external);
+  CHECK(external.request.sessions == 2u);
+  CHECK(parse({"update", "a@1", "--sessions", "2"}).error().sentence.find("--trigger external") != std::string::npos);
+  CHECK(parse({"update", "a@1", "--trigger", "me"}).error().sentence.find("ckptd or external") != std::string::npos);
+
   auto plain = command<Update>({"update", "a@1", "--dry-run"});
   CHECK(plain.request.dry_run);
   CHECK_FALSE(plain.request.flush_cache);

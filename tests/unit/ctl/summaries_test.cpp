@@ -49,6 +49,17 @@ TEST_CASE("the summary of an update has its warnings") {
   CHECK(holds(text, "    warning: the rank on GPU-1 gave no receipt\n"));
 }
 
+TEST_CASE("what is to be handed to engines is one line of JSON each, or why there is nothing") {
+  api::Job job;
+  job.id = "update-3";
+  job.engines = {{.engine = "e", .zmq_handles = {{"HOST-0", "ipc:///r/a"}}},
+                 {.engine = "f", .error = Error{ErrorKind::no_space, "its device is full"}}};
+  const auto text = show_handles(job);
+  CHECK(text.find("  e: {\"HOST-0\":\"ipc:///r/a\"}\n") != std::string::npos);
+  CHECK(text.find("  f: nothing, its device is full\n") != std::string::npos);
+  CHECK(text.find("ckptctl wait job/update-3") != std::string::npos);
+}
+
 TEST_CASE("a summary survives whatever a result holds") {
   for (const char* kind : {"load", "update", "rollback"})
     for (const char* result :

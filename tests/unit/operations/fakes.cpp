@@ -47,6 +47,14 @@ class FakeSession final : public ranks::Session {
     return Woken::acknowledged;
   }
 
+  Result<Woken> wait_again(std::span<const int> wakers, Deadline deadline) override {
+    if (returned_ < endpoints_.returns) return ++returned_, Woken::acknowledged;
+    std::vector<pollfd> polled;
+    for (int fd : wakers) polled.push_back({fd, POLLIN, 0});
+    if (::poll(polled.data(), polled.size(), deadline.poll_timeout_ms()) > 0) return Woken::by_waker;
+    return ckptd::fail(ErrorKind::timed_out, "{} did not come back", open_.device);
+  }
+
   std::shared_ptr<ranks::Hold> hold() const override { return hold_; }
   void fail(const Error&) noexcept override {
     ++endpoints_.failed;
@@ -65,6 +73,7 @@ class FakeSession final : public ranks::Session {
   Waker answered_ = *Waker::create();
   std::shared_ptr<ranks::Hold> hold_;
   bool raises_ = false;
+  int returned_ = 0;
 };
 
 }  // namespace
@@ -77,6 +86,7 @@ Result<> FakeEndpoints::check_carriable(const weights::Manifest&) const {
 
 Result<std::unique_ptr<ranks::Session>> FakeEndpoints::open(std::string engine, std::string device) {
   ++opened;
+  if (open_fails) return fail(ErrorKind::no_space, "no descriptor is left for the endpoint of {}", device);
   return std::make_unique<FakeSession>(*this, fmt::format("ipc:///fake/{}", opened.load()), std::move(engine), std::move(device));
 }
 
@@ -103,6 +113,17 @@ void FakeEndpoints::close(const std::string& endpoint) {
     callback = callback_;
   }
   if (callback) callback(endpoint);
+}
+
+std::optional<ProcessId> FakeEngine::listener() const {
+  if (behaviour_->pid == 0) return {};
+  return ProcessId{behaviour_->pid, 1};
+}
+
+std::map<std::string, std::string> FakeEngine::handles(const std::map<std::string, std::string>& endpoints) const {
+  std::map<std::string, std::string> spelled;
+  for (const auto& [device, endpoint] : endpoints) spelled["as fake wants " + device] = endpoint;
+  return spelled;
 }
 
 Result<std::string> FakeEngine::call_update(const fleet::UpdateCall& call, std::chrono::milliseconds,

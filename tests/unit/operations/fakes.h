@@ -44,6 +44,8 @@ class FakeEndpoints final : public ranks::Endpoints {
   std::atomic<int> fail_reloads = -1;    ///< how many sessions on that device raise; -1: all
   SharedText fail_reload_on;            ///< device whose rank raises in its first bucket
   std::atomic<bool> connect = true;      ///< false: nobody comes
+  std::atomic<int> returns = 0;          ///< how often each rank comes back after its first session
+  std::atomic<bool> open_fails = false;  ///< no endpoint can be bound
   std::vector<ranks::OpenEndpoint> adopted;
   std::atomic<int> opened = 0, discarded = 0, failed = 0;
   SharedText uncarriable;               ///< sentence of check_carriable
@@ -128,6 +130,8 @@ class FakeEngine final : public fleet::Engine {
         failed_before_(endpoints.failed),
         finished_before_(endpoints.finished()) {}
 
+  std::optional<ProcessId> listener() const override;
+  std::map<std::string, std::string> handles(const std::map<std::string, std::string>& endpoints) const override;
   Result<std::string> call_update(const fleet::UpdateCall& call, std::chrono::milliseconds timeout,
                                   std::stop_token stop) override;
   Result<fleet::Observation> observe(std::chrono::milliseconds timeout) override;

@@ -146,6 +146,32 @@ TEST_CASE("a job survives the journey") {
   CHECK(parse_job(odd)->result == "{broken");
 }
 
+TEST_CASE("what a job has to hand out survives the journey") {
+  Job job;
+  job.id = "update-1";
+  job.state = "running";
+  job.engines = {{.engine = "e", .zmq_handles = {{"HOST-0", "ipc:///r/a"}, {"HOST-1", "ipc:///r/b"}}}};
+  auto wire = to_json(job);
+  CHECK(wire["zmq_handles"] == json{{"HOST-0", "ipc:///r/a"}, {"HOST-1", "ipc:///r/b"}});
+  CHECK(wire["engines"] == json::array({{{"engine", "e"}, {"zmq_handles", wire["zmq_handles"]}}}));
+  auto one = parse_job(wire);
+  REQUIRE(one);
+  CHECK(to_json(*one) == wire);
+
+  // Engines may share a device: those of several are not thrown together.
+  job.engines.push_back({.engine = "f", .error = an_error()});
+  auto both = to_json(job);
+  CHECK_FALSE(both.contains("zmq_handles"));
+  CHECK(both["engines"][1]["zmq_handles"] == json::object());
+  CHECK(both["engines"][1]["error"]["sentence"] == an_error().sentence);
+  auto parsed = parse_job(both);
+  REQUIRE(parsed);
+  CHECK(to_json(*parsed) == both);
+
+  wire["engines"][0]["zmq_handles"]["HOST-0"] = 7;
+  CHECK(complaint(parse_job(wire)).find("zmq_handles") != std::string::npos);
+}
+
 TEST_CASE("a version survives the journey, tensors only when they are there") {
   Version version{.name = "Qwen/Qwen3",
                   .version = "7",

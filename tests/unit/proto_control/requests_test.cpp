@@ -90,6 +90,21 @@ TEST_CASE("an update request") {
   CHECK_FALSE(least_again->bucket_bytes);
 }
 
+TEST_CASE("an update request whose trigger somebody else holds") {
+  auto request = parse_update_request(R"({"checkpoint":"n@1","trigger":"external","sessions":2,"on_failure":"hold"})");
+  REQUIRE(request);
+  CHECK(request->external);
+  CHECK(request->sessions == 2u);
+  auto again = parse_update_request(to_json(*request).dump());
+  REQUIRE(again);
+  CHECK(to_json(*again) == to_json(*request));
+
+  auto ours = parse_update_request(R"({"checkpoint":"n@1","trigger":"ckptd"})");
+  REQUIRE(ours);
+  CHECK_FALSE(ours->external);
+  CHECK_FALSE(to_json(*ours).contains("trigger"));
+}
+
 TEST_CASE("a wrong update request is refused and the member named") {
   auto [body, culprit] = GENERATE(table<std::string, std::string>({
       {R"({"version":"1"})", "checkpoint"},
@@ -112,6 +127,14 @@ TEST_CASE("a wrong update request is refused and the member named") {
       {R"({"checkpoint":"n@1","bucket_bytes":18446744073709551615})", "bucket_bytes"},
       {R"({"checkpoint":"n@1","bucket_bytes":1e999})", "range"},
       {R"({"checkpoint":"n@1","bucket_bytes":NaN})", "not JSON"},
+      {R"({"checkpoint":"n@1","trigger":"me"})", "trigger"},
+      {R"({"checkpoint":"n@1","sessions":2})", "sessions"},
+      {R"({"checkpoint":"n@1","trigger":"external","sessions":0})", "sessions"},
+      {R"({"checkpoint":"n@1","trigger":"external","sessions":65})", "sessions"},
+      {R"({"checkpoint":"n@1","trigger":"external","flush_cache":true})", "flush_cache"},
+      {R"({"checkpoint":"n@1","trigger":"external","pause":"abort"})", "pause"},
+      {R"({"checkpoint":"n@1","trigger":"external","weight_version":"w"})", "weight_version"},
+      {R"({"checkpoint":"n@1","trigger":"external","max_unavailable":1})", "max_unavailable"},
       {R"({"checkpoint":"n@1","dryrun":true})", "'dryrun'"},
       {R"({"checkpoint":"n@1","\u0000":true})", "'?'"},
   }));
