@@ -4,7 +4,7 @@ import harness
 
 
 class Verify(harness.Case):
-    def two(self, kind, same_devices=False):
+    def two(self, kind):
         """A daemon with m@1 and m@2, and the engines `e` and `f` of that kind, one rank each."""
         daemon, source = self.daemon(), self.llama(megabytes=1)
         daemon.load("m@1", source)
