@@ -109,6 +109,10 @@ Result<Answer<api::Job>> Client::probe() const {
   return typed(CKPTD_TRY(call(request_for("POST", "/v1/probe"))), api::parse_job);
 }
 
+Result<Answer<api::Job>> Client::verify(const std::string& engine) const {
+  return typed(CKPTD_TRY(call(request_for("POST", path_of_engine(engine) + "/verify"))), api::parse_job);
+}
+
 Result<> Client::follow(http::Request request, const EventSink& sink, Deadline until) const {
   request.headers.emplace_back("Accept", "text/event-stream");
   api::EventReader reader;

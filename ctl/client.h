@@ -65,6 +65,7 @@ class Client {
 
   Result<nlohmann::json> trace(const std::string& id) const;
   Result<Answer<api::Job>> probe() const;
+  Result<Answer<api::Job>> verify(const std::string& engine) const;
   /// Follow what happens, or one job, until the daemon ends the stream or the sink has enough; with a deadline, that ends
   /// it with timed_out. A `last_event_id` that is not empty goes on behind that event.
   Result<> follow_all(const std::string& last_event_id, const EventSink& sink) const;

@@ -317,6 +317,9 @@ void add_service(CLI::App& app, Typed& typed) {
     return RollBack{{.engines = chosen.engines, .force = chosen.force, .idempotency_key = chosen.idempotency_key},
                     chosen.detach};
   });
+  auto* verify = app.add_subcommand("verify", "compare what an engine holds, as it tells it itself, with what it was given");
+  stands_for(Stands::engine, typed, verify->add_option("name", typed.name, "the engine"))->required();
+  on_finish(verify, typed, [](const Typed& chosen) { return VerifyEngine{chosen.name}; });
   for (const bool drained : {true, false}) {
     auto* drain = app.add_subcommand(drained ? "drain" : "undrain",
                                      drained ? "take an engine, or the node, out of service: nothing is pushed until undrain"

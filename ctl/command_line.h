@@ -74,6 +74,9 @@ struct RollBack {
   api::RollbackRequest request;
   bool detach = false;
 };
+struct VerifyEngine {
+  std::string name;
+};
 struct SetDrained {
   std::string engine;  ///< empty: the node
   bool drained = true;
@@ -99,7 +102,7 @@ struct Complete {
 using Command =
     std::variant<Load, Update, ListVersions, ShowVersion, ShowStatus, Reload, Evict, SetKept, Trim, ListJobs, ShowJob,
                  WatchJob, Watch, TraceJob, CancelJob, Probe, AddEngine, ListEngines, ShowEngine, RemoveEngine, SetEngine,
-                 RollBack, SetDrained, WaitForJob, WaitForEngine,
+                 RollBack, VerifyEngine, SetDrained, WaitForJob, WaitForEngine,
                  ShowCompletionScript, Complete>;
 
 struct Invocation {

@@ -48,6 +48,7 @@ Result<int> run(const ShowEngine& command, const Context& context);
 Result<int> run(const RemoveEngine& command, const Context& context);
 Result<int> run(const SetEngine& command, const Context& context);
 Result<int> run(const RollBack& command, const Context& context);
+Result<int> run(const VerifyEngine& command, const Context& context);
 Result<int> run(const SetDrained& command, const Context& context);
 Result<int> run(const WaitForJob& command, const Context& context);
 Result<int> run(const WaitForEngine& command, const Context& context);

@@ -137,6 +137,10 @@ Result<int> run(const Probe&, const Context& context) {
   return follow(CKPTD_TRY(context.client.probe()), std::nullopt, context);
 }
 
+Result<int> run(const VerifyEngine& command, const Context& context) {
+  return follow(CKPTD_TRY(context.client.verify(command.name)), std::nullopt, context);
+}
+
 Result<int> run(const CancelJob& command, const Context& context) {
   auto job = CKPTD_TRY(context.client.cancel_job(command.id, command.force));
   auto id = printable(job.value.id);

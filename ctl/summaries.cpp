@@ -72,6 +72,9 @@ std::string summary_of_engine(const json& engine) {
   if (!fan_out.empty()) line += ", " + fan_out;
   if (first) line += ", first bucket after " + show_seconds(*first);
   if (waited) line += ", waited " + show_seconds(*waited) + " for the engine";
+  if (const auto sums = engine.find("checksums"); sums != engine.end() && sums->is_object())
+    if (const auto ranks = list_in(*sums, "ranks").size(); ranks > 0)
+      line += fmt::format(", checksums of {} {} taken", ranks, ranks == 1 ? "rank" : "ranks");
   line += "\n";
   for (const auto& warning : list_in(engine, "warnings"))
     if (warning.is_string()) line += fmt::format("    warning: {}\n", printable(warning.get<std::string>()));
@@ -100,6 +103,22 @@ std::string summary_of_probe(const json& result) {
   return out;
 }
 
+std::string summary_of_verification(const Job& job, const json& result) {
+  const auto engine = text_in(result, "engine");
+  auto out = fmt::format("engine {} holds {}: what its {} ranks tell of it is\n", engine.empty() ? printable(job.subject) : engine,
+                         text_in(result, "checkpoint"), list_in(result, "ranks").size());
+  for (const auto& with : list_in(result, "compared")) {
+    if (!with.is_object()) continue;
+    const auto other = text_in(with, "engine");
+    const auto tensors = count_in(with, "tensors").value_or(0);
+    out += other == engine ? fmt::format("  what it told after {}, at {} ({} tensors)\n", text_in(with, "job"),
+                                         text_in(with, "taken"), tensors)
+                           : fmt::format("  what engine {} told after {}, at {} ({} tensors)\n", other,
+                                         text_in(with, "job"), text_in(with, "taken"), tensors);
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string summary_of(const Job& job) {
@@ -107,6 +126,7 @@ std::string summary_of(const Job& job) {
   if (!result.is_object()) result = json::object();
   if (job.kind == "load") return summary_of_load(job, result);
   if (job.kind == "update") return summary_of_update(job, result);
+  if (job.kind == "verify") return summary_of_verification(job, result);
   if (job.kind == "probe") return summary_of_probe(result);
   return fmt::format("job {} succeeded: {}\n", printable(job.id), printable(job.subject));
 }

@@ -129,6 +129,10 @@ Result<Response> post_probe(Operations& operations, const Call&) {
   return accepted(CKPTD_TRY(operations.probe()));
 }
 
+Result<Response> verify_engine(Operations& operations, const Call& call) {
+  return accepted(CKPTD_TRY(operations.verify(part(call, "name"))));
+}
+
 Result<Response> watch_job(Operations& operations, const Call& call) {
   auto job = CKPTD_TRY(operations.job(part(call, "id")));
   return Response{.events = EventsWanted{.job = std::move(job)}};  // its state says it all: no place to go on from

@@ -30,6 +30,7 @@ Result<Response> delete_job(Operations&, const Call&);
 Result<Response> get_trace(Operations&, const Call&);
 
 Result<Response> post_probe(Operations&, const Call&);
+Result<Response> verify_engine(Operations&, const Call&);
 Result<Response> watch_job(Operations&, const Call&);
 Result<Response> watch_everything(Operations&, const Call&);
 

@@ -49,6 +49,7 @@ const std::array kRoutes{
     Route{"DELETE", kEngine, delete_engine},
     Route{"PATCH", kEngine, patch_engine},
     Route{"GET", "/v1/engines/{name}/ready", engine_ready, {"serving"}},
+    Route{"POST", "/v1/engines/{name}/verify", verify_engine},
     Route{"POST", "/v1/engines/{name}/drain", drain_engine},
     Route{"POST", "/v1/engines/{name}/undrain", undrain_engine},
     Route{"POST", "/v1/drain", drain_node},

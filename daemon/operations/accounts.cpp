@@ -107,6 +107,7 @@ Result<api::Trace> Service::trace(const std::string& id) const {
             .with_fact("job", id));
   if (const auto trace = archive_.trace(id)) return *trace;
   if (job.kind == "probe") return fail(ErrorKind::not_found, "{} is a probe, and a probe has no trace", id);
+  if (job.kind == "verify") return fail(ErrorKind::not_found, "{} is a verification, and that has no trace", id);
   return fail(ErrorKind::not_found,
               "the trace of {} is no longer kept: newer jobs needed its memory (jobs.record_memory, see "
               "docs/configuration.md)",

@@ -126,6 +126,7 @@ Result<> Service::remove_engine(const std::string& name) {
       ended_watches_.push_back(std::move(node.mapped()));
     }
   }
+  checksums_.drop(name);
   std::lock_guard lock(mutex_);
   sightings_.erase(name);
   return {};

@@ -59,6 +59,9 @@ class Operations {
   virtual Result<api::Engine> engine(const std::string& name) const = 0;
   virtual Result<api::Engine> put_engine(const api::EngineRequest& request) = 0;
   virtual Result<> remove_engine(const std::string& name) = 0;
+  /// Asks it for checksums of what its ranks hold and compares them, as a job: with those that it told right after its last
+  /// update, and with those of others that serve the same. Weights that have changed since poison it.
+  virtual Result<api::Job> verify(const std::string& engine) = 0;
   /// Moves its target at once; an engine that the daemon follows is brought there by itself. busy while it is updated.
   virtual Result<api::Engine> change_engine(const std::string& name, const api::EngineChange& change) = 0;
   /// Moves engines back to what they were given before, and begins the update.

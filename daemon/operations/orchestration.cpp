@@ -79,6 +79,10 @@ Result<nlohmann::json> Service::update_engine(const EnginePush& push, const cata
     return report;
   }
   const auto resumed = standstill.end();
+  if (resumed && ended.succeeded) {
+    auto told = take_checksums(push, ended.repushed ? last_good.record : push.record, *engine, job);
+    if (report) (*report)["checksums"] = std::move(told);
+  }
   if (resumed) return report;
   spdlog::error("{}: {}", job.id(), resumed.error().sentence);
   if (report) return std::unexpected(resumed.error().within(fmt::format("engine {} holds {} in full", push.engine, push.record.id)));

@@ -14,6 +14,7 @@
 
 #include "daemon/fleet/decide.h"
 #include "daemon/fleet/policy.h"
+#include "daemon/operations/checksums.h"
 #include "daemon/operations/eviction.h"
 #include "daemon/operations/external.h"
 #include "daemon/operations/handover.h"
@@ -78,6 +79,7 @@ class Service final : public Operations {
   Result<api::Engine> engine(const std::string& name) const override;
   Result<api::Engine> put_engine(const api::EngineRequest& request) override;
   Result<> remove_engine(const std::string& name) override;
+  Result<api::Job> verify(const std::string& engine) override;
   Result<api::Engine> change_engine(const std::string& name, const api::EngineChange& change) override;
   Result<api::Job> roll_back(const api::RollbackRequest& request) override;
   Result<api::Engine> set_drained(const std::string& name, bool drained) override;
@@ -192,6 +194,20 @@ class Service final : public Operations {
   bool knows_all_peaks() const;
   void probe_once_idle(std::stop_token stop);
 
+  // verify.cpp: what engines hold, as they tell it themselves
+  /// Right after an update, once requests go on; what a report says of it.
+  nlohmann::json take_checksums(const EnginePush& push, const journal::VersionRecord& version, fleet::Engine& engine,
+                                UpdateJob& job);
+  /// Whether those that were given the same in one job tell the same of it; the sentences are for reports by engine.
+  nlohmann::json compare_updated(const std::string& job, std::map<std::string, std::string>& disagreements) const;
+  Result<std::string> run_verify(const std::string& engine, jobs::Handle& job);
+  Result<TakenChecksums> ask_checksums(const journal::EngineRecord& record, const std::string& job);
+  /// Poisons it, unless an update began meanwhile.
+  void write_changed(const std::string& engine, std::uint64_t touched, const std::string& why);
+  std::uint64_t touched_count(const std::string& engine) const;
+  Result<> check_untouched(const std::string& engine, std::uint64_t touched) const;
+  std::string software_of(const std::string& engine) const;
+
   // engines.cpp
   Result<std::vector<device::Device*>> devices_named(const std::vector<std::string>& uuids) const;
   Result<> check_engine(const api::EngineRequest& request) const;
@@ -274,6 +290,7 @@ class Service final : public Operations {
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
   pipeline::Arenas arenas_;                      ///< has a lock of its own
   records::Archive archive_;
+  ChecksumShelf checksums_;                      ///< has a lock of its own
   std::mutex measuring_;                         ///< two measurements would disturb each other
 
   std::mutex announcing_;  ///< guards what was told last, and keeps the telling in order

@@ -288,7 +288,8 @@ struct Verdict {
   Result<nlohmann::json> report;
 };
 
-Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Verdict>& verdicts, double seconds) {
+Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Verdict>& verdicts,
+                          const nlohmann::json& agreement, double seconds) {
   auto reports = nlohmann::json::array();
   std::vector<std::string> failures;
   const Error* first = nullptr;
@@ -304,7 +305,9 @@ Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Ver
     failures.push_back(sentence.starts_with(name) ? sentence : fmt::format("{}: {}", name, sentence));
   }
   if (!first)
-    return nlohmann::json{{"checkpoint", id.show()}, {"engines", reports}, {"seconds", seconds}}.dump();
+    return nlohmann::json{
+        {"checkpoint", id.show()}, {"engines", reports}, {"agreement", agreement}, {"seconds", seconds}}
+        .dump();
   Error error = *first;
   if (!reports.empty()) error.kind = ErrorKind::partial;
   error.sentence = verdicts.size() == 1 ? failures.front()
@@ -351,7 +354,12 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
   shared.tell_stages();
   parts_.catalogue.touch(id);
   if (std::ranges::all_of(verdicts, [](const auto& verdict) { return verdict.report.has_value(); })) move_drained(admitted);
-  return judge(id, verdicts, std::chrono::duration<double>(Clock::now() - start).count());
+  std::map<std::string, std::string> disagreements;
+  const auto agreement = compare_updated(job.id(), disagreements);
+  for (auto& verdict : verdicts)
+    if (const auto at = disagreements.find(verdict.engine); verdict.report && at != disagreements.end())
+      (*verdict.report)["warnings"].push_back(at->second);
+  return judge(id, verdicts, agreement, std::chrono::duration<double>(Clock::now() - start).count());
 }
 
 }  // namespace ckptd::operations

@@ -111,6 +111,7 @@ class FakeOperations final : public operations::Operations {
     return answer("trace " + id, trace);
   }
   Result<api::Job> probe() override { return answer("probe", current_job()); }
+  Result<api::Job> verify(const std::string& engine) override { return answer("verify " + engine, current_job()); }
   Result<api::Job> cancel_job(const std::string& id, bool force) override {
     return answer(fmt::format("cancel_job {} {}", id, force), current_job());
   }

@@ -67,6 +67,7 @@ TEST_CASE("every route reaches its operation with what path, query and body say"
       {to("DELETE", "/v1/jobs/load-1", "", "force=true"), 202, "cancel_job load-1 true"},
       {to("GET", "/v1/jobs/update-1/trace"), 200, "trace update-1"},
       {to("POST", "/v1/probe"), 202, "probe"},
+      {to("POST", "/v1/engines/e/verify"), 202, "verify e"},
       {to("GET", "/v1/engines"), 200, "engines"},
       {to("PUT", "/v1/engines/e%201", kEngine), 200, "put_engine e 1 sglang unix:/s n"},
       {to("GET", "/v1/engines/e"), 200, "engine e"},

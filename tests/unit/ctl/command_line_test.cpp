@@ -70,6 +70,7 @@ TEST_CASE("words of commands may be names") {
   CHECK(trace.html == "t.html");
   CHECK(trace.output.empty());
   command<Probe>({"probe"});
+  CHECK(command<VerifyEngine>({"verify", "e"}).name == "e");
   CHECK(command<ShowEngine>({"engine", "show", "list"}).name == "list");
   CHECK(command<RemoveEngine>({"engine", "remove", "engine"}).name == "engine");
 }

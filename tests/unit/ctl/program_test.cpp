@@ -99,6 +99,7 @@ TEST_CASE("every command asks the right thing and exits with 0, as text and as J
       {{"job", "watch", "load-1"}, "GET", "/v1/jobs/load-1", {}, load_job()},
       {{"job", "trace", "load-1"}, "GET", "/v1/jobs/load-1/trace", {}, {{"traceEvents", json::array()}}},
       {{"probe"}, "POST", "/v1/probe", {}, load_job()},
+      {{"verify", "e0"}, "POST", "/v1/engines/e0/verify", {}, load_job()},
       {{"job", "cancel", "load/1"}, "DELETE", "/v1/jobs/load%2F1", {}, load_job("running")},
       {{"job", "cancel", "load-1", "--force"}, "DELETE", "/v1/jobs/load-1?force=true", {}, load_job("running")},
       {{"engine", "add", "e0", "--kind", "sglang", "--endpoint", "unix:/e", "--checkpoint", "gt", "--devices", "A,B"},

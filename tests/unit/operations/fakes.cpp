@@ -225,4 +225,18 @@ Result<std::string> FakeTransfer::run(std::chrono::milliseconds timeout, std::st
   return "done";
 }
 
+Result<std::vector<fleet::RankChecksums>> FakeEngine::checksums(std::chrono::milliseconds timeout) {
+  std::function<void()> meanwhile;
+  {
+    std::lock_guard lock(behaviour_->mutex);
+    if (behaviour_->checksums) behaviour_->heard.push_back("checksums");
+    meanwhile = behaviour_->while_summing;
+  }
+  if (meanwhile) meanwhile();
+  std::lock_guard lock(behaviour_->mutex);
+  if (behaviour_->drops_checksums) return fail(ErrorKind::peer_failed, "engine fake: its checker has failed");
+  if (behaviour_->checksums) return *behaviour_->checksums;
+  return fleet::Engine::checksums(timeout);
+}
+
 }  // namespace ckptd::tests

@@ -110,6 +110,13 @@ class FakeEngine final : public fleet::Engine {
       heard.push_back(std::move(call));
     }
     std::optional<fleet::Description> about;
+    std::optional<std::vector<fleet::RankChecksums>> checksums;  ///< absent: it cannot tell any
+    bool drops_checksums = false;                                ///< it has the call, and fails it
+    std::function<void()> while_summing;
+    void set_checksums(std::vector<fleet::RankChecksums> to) {
+      std::lock_guard lock(mutex);
+      checksums = std::move(to);
+    }
 
     /// The server ends and is there again at once, with what it was started with.
     void restart() {
@@ -141,6 +148,7 @@ class FakeEngine final : public fleet::Engine {
   Result<> pause(fleet::Pause mode, std::chrono::milliseconds timeout, std::stop_token stop) override;
   Result<> resume(std::chrono::milliseconds timeout) override;
   Result<> conclude(const fleet::UpdateCall& call, std::chrono::milliseconds timeout) override;
+  Result<std::vector<fleet::RankChecksums>> checksums(std::chrono::milliseconds timeout) override;
 
  private:
   Result<std::string> answer_when_ranks_end(const fleet::UpdateCall& call, std::stop_token stop);

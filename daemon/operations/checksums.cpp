@@ -1,0 +1,35 @@
+#include "daemon/operations/checksums.h"
+
+namespace ckptd::operations {
+
+bool comparable(const TakenChecksums& one, const TakenChecksums& other) {
+  const bool same_software = one.server.empty() || other.server.empty() || one.server == other.server;
+  return one.kind == other.kind && same_software && !one.version.identity.empty() &&
+         one.version.identity == other.version.identity && fleet::same_shape(one.ranks, other.ranks);
+}
+
+void ChecksumShelf::keep(TakenChecksums taken) {
+  auto kept = std::make_shared<const TakenChecksums>(std::move(taken));
+  std::lock_guard lock(mutex_);
+  taken_[kept->engine] = kept;
+}
+
+void ChecksumShelf::drop(const std::string& engine) {
+  std::lock_guard lock(mutex_);
+  taken_.erase(engine);
+}
+
+std::shared_ptr<const TakenChecksums> ChecksumShelf::of(const std::string& engine) const {
+  std::lock_guard lock(mutex_);
+  const auto at = taken_.find(engine);
+  return at == taken_.end() ? nullptr : at->second;
+}
+
+std::vector<std::shared_ptr<const TakenChecksums>> ChecksumShelf::all() const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<const TakenChecksums>> all;
+  for (const auto& [name, taken] : taken_) all.push_back(taken);
+  return all;
+}
+
+}  // namespace ckptd::operations

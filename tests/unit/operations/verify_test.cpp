@@ -1,0 +1,206 @@
+// What engines tell of their own weights: taken after an update, compared on demand.
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "tests/unit/operations/house.h"
+
+using namespace ckptd;
+using namespace ckptd::tests;
+using Sums = std::vector<fleet::RankChecksums>;
+
+namespace {
+
+const Sums kGood{{"tp0", {{"a", "1"}, {"b", "2"}}}};
+const Sums kOther{{"tp0", {{"a", "1"}, {"b", "9"}}}};
+
+bool says(const Error& error, std::string_view part) {
+  INFO(error.sentence);
+  return error.sentence.find(part) != std::string::npos;
+}
+
+/// An engine `e` that was given m@1 and tells checksums.
+struct Told : House {
+  Told() {
+    load_or_die("1", 1);
+    load_or_die("2", 2);
+    add_engine("e", {"HOST-0"});
+    own_server("e")->set_checksums(kGood);
+  }
+
+  nlohmann::json update(const std::string& version = "1") {
+    const auto job = run_update(to(version));
+    REQUIRE(job.state == "succeeded");
+    return nlohmann::json::parse(job.result);
+  }
+
+  proto::control::Job verify(const std::string& engine = "e") {
+    const auto job = operations->verify(engine);
+    REQUIRE(job);
+    const auto ended = operations->wait_job(job->id, Deadline::in(10s));
+    REQUIRE(ended);
+    CHECK(ended->kind == "verify");
+    return *ended;
+  }
+
+  std::string poisoned(const std::string& engine = "e") { return operations->engine(engine)->poisoned; }
+};
+
+}  // namespace
+
+TEST_CASE("an update's report says which ranks told checksums") {
+  Told house;
+  const auto report = house.update().at("engines").at(0);
+  CHECK(report.at("checksums") == nlohmann::json{{"ranks", {{{"rank", "tp0"}, {"tensors", 2}}}}, {"why", ""}});
+  // Once requests go on: a paused vLLM refuses.
+  const auto heard = house.behaviour_of("e")->heard;
+  REQUIRE(heard.size() >= 2);
+  CHECK(heard.back() == "checksums");
+  CHECK(heard[heard.size() - 2] != "pause retract");
+}
+
+TEST_CASE("an engine that tells none, or fails to, is updated all the same, and cannot be verified") {
+  Told house;
+  SECTION("none") {
+    house.behaviour_of("e")->checksums.reset();
+    CHECK(house.update()["engines"][0]["checksums"]["ranks"].empty());
+    const auto job = house.verify();
+    REQUIRE(job.error);
+    CHECK(job.error->kind == ErrorKind::unsupported);
+    CHECK(says(*job.error, "cannot be verified"));
+  }
+  SECTION("a failure") {
+    house.behaviour_of("e")->drops_checksums = true;
+    CHECK(house.update()["engines"][0]["checksums"]["why"].get<std::string>().find("its checker has failed") !=
+          std::string::npos);
+    CHECK(house.verify().error->kind == ErrorKind::peer_failed);
+    CHECK(house.poisoned().empty());
+  }
+}
+
+TEST_CASE("an engine is equal to what it told after its update, until a weight changes: that poisons it") {
+  Told house;
+  house.update();
+  const auto equal = house.verify();
+  REQUIRE(equal.state == "succeeded");
+  const auto result = nlohmann::json::parse(equal.result);
+  CHECK(result["compared"].size() == 1);
+  CHECK(result["compared"][0]["engine"] == "e");
+  CHECK(result["compared"][0]["tensors"] == 2);
+
+  house.behaviour_of("e")->set_checksums(kOther);
+  const auto changed = house.verify();
+  REQUIRE(changed.error);
+  CHECK(changed.error->kind == ErrorKind::peer_failed);
+  CHECK(says(*changed.error, "rank tp0 differs in 1 tensor (b)"));
+  CHECK(house.poisoned().find("has changed since") != std::string::npos);
+
+  // A full update heals it, and is the new reference.
+  house.update();
+  CHECK(house.poisoned().empty());
+  CHECK(house.verify().state == "succeeded");
+}
+
+TEST_CASE("one that is followed is brought back by itself") {
+  Told house;
+  house.follow_engine("f", "m@1");
+  house.own_server("f")->set_checksums(kGood);
+  const auto serves = [&](const char* version) {
+    for (int i = 0; i < 500 && house.operations->engine("f")->serving != version; ++i) std::this_thread::sleep_for(10ms);
+    return house.operations->engine("f")->serving == version;
+  };
+  REQUIRE(serves("m@1"));
+  const auto server = house.behaviour_of("f");
+  for (int i = 0; i < 500 && house.operations->engine("f")->state != "serving"; ++i) std::this_thread::sleep_for(10ms);
+  const int calls = server->calls;
+  server->set_checksums(kOther);
+  CHECK(house.verify("f").state == "failed");
+  for (int i = 0; i < 500 && server->calls == calls; ++i) std::this_thread::sleep_for(10ms);
+  CHECK(server->calls > calls);
+}
+
+TEST_CASE("two engines that were given the same are compared, in the report and on demand; neither is poisoned") {
+  Told house;
+  house.add_engine("f", {"HOST-1"});
+  house.own_server("f")->set_checksums(kGood);
+  SECTION("they agree") {
+    const auto report = house.update();
+    REQUIRE(report["agreement"].size() == 1);
+    CHECK(report["agreement"][0]["agree"] == true);
+    CHECK(nlohmann::json::parse(house.verify().result)["compared"].size() == 2);
+  }
+  SECTION("they differ") {
+    house.behaviour_of("f")->set_checksums(kOther);
+    const auto report = house.update();
+    CHECK(report["agreement"][0]["agree"] == false);
+    CHECK(report["engines"][1]["warnings"].dump().find("their ranks do not hold the same") != std::string::npos);
+    const auto job = house.verify();
+    REQUIRE(job.error);
+    CHECK(says(*job.error, "it does not hold what engine f does"));
+    CHECK(house.poisoned("e").empty());
+    CHECK(house.poisoned("f").empty());
+  }
+  SECTION("they are split differently") {
+    house.behaviour_of("f")->set_checksums({{"tp0", {{"a", "1"}}}, {"tp1", {{"a", "1"}}}});
+    CHECK(house.update()["agreement"].empty());
+    const auto job = house.verify();
+    REQUIRE(job.state == "succeeded");
+    CHECK(nlohmann::json::parse(job.result)["not_comparable"] == nlohmann::json{"f"});
+  }
+  SECTION("they serve different versions") {
+    house.update();
+    auto request = House::to("2");
+    request.engines = {"f"};
+    REQUIRE(house.run_update(request).state == "succeeded");
+    house.behaviour_of("f")->set_checksums(kOther);
+    CHECK(nlohmann::json::parse(house.verify().result)["compared"].size() == 1);
+  }
+}
+
+TEST_CASE("what was never compared is not called equal") {
+  Told house;
+  house.update();
+  house.start();  // another daemon: what was kept in memory is gone
+  const auto job = house.verify();
+  REQUIRE(job.error);
+  CHECK(job.error->kind == ErrorKind::not_found);
+  CHECK(says(*job.error, "nothing to compare them with"));
+}
+
+TEST_CASE("there is nothing to verify of an engine that holds nothing, sleeps or was restarted") {
+  Told house;
+  CHECK(house.operations->verify("e").error().kind == ErrorKind::conflict);
+  CHECK(house.operations->verify("nobody").error().kind == ErrorKind::not_found);
+  house.update();
+  SECTION("asleep") {
+    house.behaviour_of("e")->set_state(fleet::Observation::State::asleep);
+  }
+  SECTION("restarted") {
+    house.behaviour_of("e")->restart();
+  }
+  const auto job = house.operations->verify("e");  // the watch may have seen it already
+  const auto ended = job ? house.operations->wait_job(job->id, Deadline::in(10s))->error : std::optional(job.error());
+  REQUIRE(ended);
+  CHECK(ended->kind == ErrorKind::conflict);
+  CHECK(house.poisoned().empty());
+}
+
+TEST_CASE("what a verification saw is void when an update ran meanwhile") {
+  Told house;
+  house.update();
+  const auto server = house.behaviour_of("e");
+  {
+    std::lock_guard lock(server->mutex);
+    server->while_summing = [&] {
+      {
+        std::lock_guard inner(server->mutex);
+        server->while_summing = {};
+      }
+      server->set_checksums(kOther);
+      REQUIRE(house.run_update(House::to("2")).state == "succeeded");
+    };
+  }
+  const auto job = house.verify();
+  REQUIRE(job.error);
+  CHECK(says(*job.error, "updated or registered meanwhile"));
+  CHECK(house.poisoned().empty());
+}
