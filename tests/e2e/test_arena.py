@@ -27,7 +27,8 @@ class KeptArena(harness.Case):
         self.assertGreater(report["first_bucket_seconds"], 0)
         self.assertLess(report["first_bucket_seconds"], report["seconds"] + 1)
         self.assertEqual({stage["name"] for stage in second["stages"]},
-                         {"arena", "plan", "open", "ping", "journal", "connect", "push", "upload", "reload", "finish", "answer"})
+                         {"arena", "plan", "open", "ping", "pause", "journal", "connect", "push", "upload", "reload",
+                          "finish", "answer"})
         self.assertIn("kept for the next update", daemon.ctl("status", json_output=False).stdout)
         self.assertGreaterEqual(daemon.must("trim")["bytes"], sum(kept))
         self.assertEqual(self.arenas(daemon), [0, 0])

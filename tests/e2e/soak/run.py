@@ -115,7 +115,8 @@ class Soak:
         deadline = time.monotonic() + 30 * harness.PATIENCE
         while True:
             started = time.monotonic()
-            answer = self.world.daemon.ctl("update", *words)
+            # All at once: each is to come to what its own fault makes of it, however many others are out of service.
+            answer = self.world.daemon.ctl("update", *words, "--max-unavailable", "0")
             self._update_seconds = time.monotonic() - started
             if answer.code != harness.EXIT["conflict"] or time.monotonic() > deadline:
                 return answer
