@@ -140,6 +140,7 @@ class Operations(machine.Machine):
         self.assertIn("gt@1", seen)
         jobs = json.loads(self.must("ckptctl --json job list"))
         update = next(job["id"] for job in jobs["jobs"] if job["kind"] == "update")
+        self.assertIn("gt@1", self.typed_as("ckptctl engine show sglang-0", "ckptctl engine show e0"))
         self.assertIn("gt@1", self.type("ckptctl job list"))
         self.assertIn("upload", self.typed_as("ckptctl job show update-18", f"ckptctl job show {update}"))
         self.typed_as("ckptctl job trace update-18 --html update-18.html",
