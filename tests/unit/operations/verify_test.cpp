@@ -102,8 +102,8 @@ TEST_CASE("an engine is equal to what it told after its update, until a weight c
 
 TEST_CASE("one that is followed is brought back by itself") {
   Told house;
-  house.follow_engine("f", "m@1");
   house.own_server("f")->set_checksums(kGood);
+  house.follow_engine("f", "m@1");
   const auto serves = [&](const char* version) {
     for (int i = 0; i < 500 && house.operations->engine("f")->serving != version; ++i) std::this_thread::sleep_for(10ms);
     return house.operations->engine("f")->serving == version;
