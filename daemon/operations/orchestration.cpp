@@ -85,7 +85,9 @@ Result<nlohmann::json> Service::update_engine(const EnginePush& push, const cata
   }
   if (resumed) return report;
   spdlog::error("{}: {}", job.id(), resumed.error().sentence);
-  if (report) return std::unexpected(resumed.error().within(fmt::format("engine {} holds {} in full", push.engine, push.record.id)));
+  if (report)
+    return std::unexpected(
+        resumed.error().within(fmt::format("engine {} holds {} in full", push.engine, push.record.id)));
   report.error().sentence += fmt::format("; {}", resumed.error().sentence);
   return report;
 }
@@ -115,21 +117,34 @@ void Service::write_held(const std::string& engine) {
   if (!written) spdlog::warn("that {} is to be held could not be recorded: {}", engine, written.error().sentence);
 }
 
-/// What an update, or a daemon before this one, left to be resumed.
+/// What an update, or a daemon before this one, left to be resumed. Claimed as for an update, which would pause it anew, but
+/// without a lock: a server that stalls here delays nobody else.
 void Service::resume_engine(const std::string& engine) {
-  std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
-  const auto record = known_engine(engine);
-  if (!record || record->paused.empty() || check_not_updating(engine).has_value() == false) return;
-  auto server = parts_.make_engine(*record);
-  if (!server) return note_refusal(engine, server.error());
-  if (auto resumed = (*server)->resume(options()->ping_timeout); !resumed)
-    return note_refusal(engine, resumed.error().within(fmt::format("engine {} could not be resumed", engine)));
-  auto written = parts_.journal.change([&](journal::Contents& contents) {
+  {
+    std::lock_guard starting(starting_);
+    std::lock_guard lock(mutex_);
+    if (!updating_.try_emplace(engine).second) return;
+  }
+  const auto outcome = try_resume(engine);
+  {
+    std::lock_guard lock(mutex_);
+    updating_.erase(engine);
+  }
+  if (!outcome) note_refusal(engine, outcome.error());
+}
+
+Result<> Service::try_resume(const std::string& engine) {
+  const auto record = CKPTD_TRY(known_engine(engine));
+  if (record.paused.empty()) return {};
+  auto server = CKPTD_TRY(parts_.make_engine(record));
+  if (auto resumed = server->resume(options()->ping_timeout); !resumed)
+    return std::unexpected(resumed.error().within(fmt::format("engine {} could not be resumed", engine)));
+  CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
     for (auto& each : contents.engines)
       if (each.name == engine) each.paused.clear();
-  });
-  if (!written) return spdlog::warn("that {} goes on could not be recorded: {}", engine, written.error().sentence);
+  }));
   spdlog::info("engine {} goes on, after an update that had paused it", engine);
+  return {};
 }
 
 }  // namespace ckptd::operations

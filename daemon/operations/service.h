@@ -156,6 +156,7 @@ class Service final : public Operations {
   std::vector<std::string> pause_notes() const;
   bool serves_now(const journal::EngineRecord& engine) const;
   void resume_engine(const std::string& engine);
+  Result<> try_resume(const std::string& engine);
   void write_held(const std::string& engine);
 
   // engine_push.cpp: one push to one engine, from the arena to the verdict
@@ -203,7 +204,7 @@ class Service final : public Operations {
   Result<std::string> run_verify(const std::string& engine, jobs::Handle& job);
   Result<TakenChecksums> ask_checksums(const journal::EngineRecord& record, const std::string& job);
   /// Poisons it, unless an update began meanwhile.
-  void write_changed(const std::string& engine, std::uint64_t touched, const std::string& why);
+  bool write_changed(const std::string& engine, std::uint64_t touched, const std::string& why);
   std::uint64_t touched_count(const std::string& engine) const;
   Result<> check_untouched(const std::string& engine, std::uint64_t touched) const;
   std::string software_of(const std::string& engine) const;

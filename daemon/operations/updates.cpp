@@ -21,7 +21,8 @@ std::string key_of(const api::UpdateRequest& request, const weights::CheckpointI
   auto engines = request.engines;
   std::ranges::sort(engines);
   const auto flush = request.flush_cache ? (*request.flush_cache ? "yes" : "no") : "as usual";
-  return fmt::format("update {} to [{}] bucket {} force {} flush {} pause {} on failure {} label {} out of service {} called by {}",
+  return fmt::format("update {} to [{}] bucket {} force {} flush {} pause {} on failure {} label {} out of service {} "
+                     "called by {}",
                      id.show(), fmt::join(engines, ","), request.bucket_bytes.value_or(0), request.force, flush,
                      request.pause.value_or(""), request.on_failure.value_or(""), request.weight_version,
                      request.max_unavailable ? std::to_string(*request.max_unavailable) : "",

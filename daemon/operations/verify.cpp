@@ -199,13 +199,15 @@ Result<std::string> Service::run_verify(const std::string& engine, jobs::Handle&
                 "--engine {}), then verify",
                 engine, now.ranks.size(), now.version.id, now.version.id, engine);
   if (!complaints.empty()) {
-    if (!changed.empty()) write_changed(engine, touched, fmt::format("{}: {}", job.id(), changed));
+    const bool poisoned =
+        !changed.empty() && write_changed(engine, touched, fmt::format("{}: {}", job.id(), changed));
     return std::unexpected(Error{ErrorKind::peer_failed,
                                  fmt::format("engine {} was given {} and does not hold it as it should: {}. {}", engine,
                                              now.version.id, fmt::join(complaints, "; "),
-                                             changed.empty() ? "One of the two holds something else, and nothing was "
-                                                               "done: update both again"
-                                                             : "It is poisoned now: a full update heals it")}
+                                             poisoned          ? "It is poisoned now: a full update heals it"
+                                             : changed.empty() ? "One of the two holds something else, and nothing was "
+                                                                 "done: update both again"
+                                                               : "It could not be marked as poisoned: update it again")}
                                .with_fact("engine", engine));
   }
   return json{{"engine", engine},
@@ -217,18 +219,22 @@ Result<std::string> Service::run_verify(const std::string& engine, jobs::Handle&
       .dump();
 }
 
-void Service::write_changed(const std::string& engine, std::uint64_t touched, const std::string& why) {
+bool Service::write_changed(const std::string& engine, std::uint64_t touched, const std::string& why) {
   {
     std::lock_guard starting(starting_);  // no update of this engine begins meanwhile
-    if (!check_untouched(engine, touched)) return;
+    if (!check_untouched(engine, touched)) return false;
     auto written = parts_.journal.change([&](journal::Contents& contents) {
       for (auto& each : contents.engines)
         if (each.name == engine) each.poisoned = why;
     });
-    if (!written) return spdlog::error("that {} is poisoned could not be recorded: {}", engine, written.error().sentence);
+    if (!written) {
+      spdlog::error("that {} is poisoned could not be recorded: {}", engine, written.error().sentence);
+      return false;
+    }
     spdlog::error("{} is poisoned: {}", engine, why);
   }
   nudge(engine);
+  return true;
 }
 
 }  // namespace ckptd::operations
