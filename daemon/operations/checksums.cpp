@@ -19,12 +19,6 @@ void ChecksumShelf::drop(const std::string& engine) {
   taken_.erase(engine);
 }
 
-std::shared_ptr<const TakenChecksums> ChecksumShelf::of(const std::string& engine) const {
-  std::lock_guard lock(mutex_);
-  const auto at = taken_.find(engine);
-  return at == taken_.end() ? nullptr : at->second;
-}
-
 std::vector<std::shared_ptr<const TakenChecksums>> ChecksumShelf::all() const {
   std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<const TakenChecksums>> all;

@@ -34,7 +34,6 @@ class ChecksumShelf {
  public:
   void keep(TakenChecksums taken);
   void drop(const std::string& engine);
-  std::shared_ptr<const TakenChecksums> of(const std::string& engine) const;  ///< null: none
   std::vector<std::shared_ptr<const TakenChecksums>> all() const;             ///< by name of the engine
 
  private:
