@@ -217,8 +217,7 @@ Result<std::unique_ptr<ranks::Session>> FakeTransfer::open(std::string engine, s
 }
 
 Result<std::string> FakeTransfer::run(std::chrono::milliseconds timeout, std::stop_token stop) {
-  const auto before = endpoints_.finished();
-  for (const auto deadline = Deadline::in(timeout); endpoints_.finished() < before + sessions_;) {
+  for (const auto deadline = Deadline::in(timeout); endpoints_.finished() < finished_before_ + sessions_;) {
     if (stop.stop_requested() || deadline.passed()) return fail(ErrorKind::cancelled, "given up");
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
