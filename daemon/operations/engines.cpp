@@ -142,13 +142,22 @@ Result<> Service::check_not_lost(const EnginePush& push) const {
 
 Result<> Service::check_not_updating(const std::string& engine) const {
   std::lock_guard lock(mutex_);
-  if (auto at = updating_.find(engine); at != updating_.end())
-    return std::unexpected(Error{ErrorKind::busy, fmt::format("engine {} is being updated by job {}: wait for it "
-                                                              "(ckptctl wait job/{}) or cancel it",
-                                                              engine, at->second, at->second)}
-                               .with_fact("job", at->second)
+  return check_unclaimed(engine);
+}
+
+Result<> Service::check_unclaimed(const std::string& engine) const {
+  const auto at = updating_.find(engine);
+  if (at == updating_.end()) return {};
+  if (at->second.empty())
+    return std::unexpected(Error{ErrorKind::busy, fmt::format("engine {} is taken for a moment, because an update of it "
+                                                              "begins or it is resumed after one: try again",
+                                                              engine)}
                                .with_fact("engine", engine));
-  return {};
+  return std::unexpected(Error{ErrorKind::busy, fmt::format("engine {} is being updated by job {}: wait for it "
+                                                            "(ckptctl wait job/{}) or cancel it",
+                                                            engine, at->second, at->second)}
+                             .with_fact("job", at->second)
+                             .with_fact("engine", engine));
 }
 
 }  // namespace ckptd::operations

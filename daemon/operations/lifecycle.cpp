@@ -15,11 +15,6 @@ namespace {
 using std::chrono::milliseconds;
 using fleet::Next;
 
-std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionRecord>& record) {
-  if (!record) return std::nullopt;
-  return fleet::VersionRef{record->id, record->identity, record->schema};
-}
-
 bool is_away(const Error& error) { return error.kind == ErrorKind::unavailable; }
 
 /// `first`, doubled as often as it was tried already, up to `most`.

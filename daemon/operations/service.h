@@ -213,6 +213,7 @@ class Service final : public Operations {
   Result<std::vector<device::Device*>> devices_named(const std::vector<std::string>& uuids) const;
   Result<> check_engine(const api::EngineRequest& request) const;
   Result<> check_not_updating(const std::string& engine) const;
+  Result<> check_unclaimed(const std::string& engine) const;  ///< under mutex_
   Result<journal::EngineRecord> known_engine(const std::string& engine) const;
 
   // lifecycle.cpp: looks at engines, decides, and acts
@@ -278,7 +279,7 @@ class Service final : public Operations {
   std::chrono::system_clock::time_point started_ = std::chrono::system_clock::now();
 
   mutable std::mutex mutex_;
-  std::map<std::string, std::string> updating_;  ///< engine -> job
+  std::map<std::string, std::string> updating_;  ///< engine -> job; empty for a moment, see check_unclaimed()
   std::map<std::string, std::shared_ptr<External>> external_;  ///< by job, while it runs; under mutex_
   std::shared_ptr<const Options> options_;       ///< under mutex_; what it points to never changes
   std::optional<api::Reload> last_reload_;       ///< under mutex_

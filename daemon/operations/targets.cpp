@@ -4,6 +4,11 @@ namespace ckptd::operations {
 
 using Verdict = fleet::Kept::Verdict;
 
+std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionRecord>& record) {
+  if (!record) return std::nullopt;
+  return fleet::VersionRef{record->id, record->identity, record->schema};
+}
+
 fleet::Mark mark_of(const journal::EngineRecord& engine) { return {engine.listener, engine.label}; }
 
 void give(journal::EngineRecord& engine, const journal::VersionRecord& version, const fleet::Mark& mark) {

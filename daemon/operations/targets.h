@@ -11,6 +11,9 @@
 
 namespace ckptd::operations {
 
+/// A version as fleet names it; absent where there is none.
+std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionRecord>& record);
+
 fleet::Mark mark_of(const journal::EngineRecord& engine);
 
 /// An update to `version` succeeded; `mark` is what its server looks like now.

@@ -13,6 +13,7 @@
 #include "daemon/operations/rolling.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/show.h"
+#include "daemon/operations/targets.h"
 
 namespace ckptd::operations {
 namespace {
@@ -27,11 +28,6 @@ std::string key_of(const api::UpdateRequest& request, const weights::CheckpointI
                      request.pause.value_or(""), request.on_failure.value_or(""), request.weight_version,
                      request.max_unavailable ? std::to_string(*request.max_unavailable) : "",
                      request.external ? fmt::format("others {}", request.sessions.value_or(1)) : "us");
-}
-
-std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionRecord>& record) {
-  if (!record) return std::nullopt;
-  return fleet::VersionRef{record->id, record->identity, record->schema};
 }
 
 }  // namespace
@@ -245,14 +241,7 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
 
 Result<> Service::claim_engines(const std::vector<EnginePush>& pushes) {
   std::lock_guard lock(mutex_);
-  for (const auto& push : pushes)
-    if (auto at = updating_.find(push.engine); at != updating_.end())
-      return std::unexpected(
-          Error{ErrorKind::conflict,
-                fmt::format("engine {} is being updated by job {}: wait for it (ckptctl wait job/{}) or cancel it",
-                            push.engine, at->second, at->second)}
-              .with_fact("job", at->second)
-              .with_fact("engine", push.engine));
+  for (const auto& push : pushes) CKPTD_TRY(check_unclaimed(push.engine));
   for (const auto& push : pushes) updating_[push.engine];
   return {};
 }

@@ -69,7 +69,7 @@ TEST_CASE("who holds the trigger is given the endpoints, and the engine is left 
   // Another one has to wait.
   const auto other = house.operations->update(external("1", 2));
   REQUIRE_FALSE(other);
-  CHECK(other.error().kind == ErrorKind::conflict);
+  CHECK(other.error().kind == ErrorKind::busy);
 
   // Nobody comes within the connect deadline.
   const auto ended = house.end_of(job->id);

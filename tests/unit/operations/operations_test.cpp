@@ -215,7 +215,7 @@ TEST_CASE("repeated and colliding updates") {
 
   auto other = house.operations->update(House::to("2"));
   REQUIRE_FALSE(other);
-  CHECK(other.error().kind == ErrorKind::conflict);
+  CHECK(other.error().kind == ErrorKind::busy);
   CHECK(says(other.error(), first->id));
 
   const auto deadline = Deadline::in(5s);
