@@ -57,6 +57,10 @@ std::string quote_start(const std::string& body) {
 
 }  // namespace
 
+bool may_come_back(const Error& error) {
+  return error.kind == ErrorKind::unavailable || error.kind == ErrorKind::timed_out;
+}
+
 Error explain_no_answer(Error cause, const std::string& socket_path) {
   if (cause.kind == ErrorKind::cancelled) return cause;
   if (cause.kind == ErrorKind::timed_out || cause.kind == ErrorKind::corrupt)

@@ -15,6 +15,9 @@
 
 namespace ckptd::ctl {
 
+/// Worth waiting for: a daemon that is gone, or that has no room for us right now.
+bool may_come_back(const Error& error);
+
 /// Turns "no answer on this socket" into what an operator should check.
 Error explain_no_answer(Error cause, const std::string& socket_path);
 

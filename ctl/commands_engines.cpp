@@ -1,5 +1,6 @@
 #include "common/deadline.h"
 #include "common/units.h"
+#include "ctl/answers.h"
 #include "ctl/commands.h"
 #include "ctl/engine_text.h"
 #include "ctl/interrupts.h"
@@ -92,16 +93,27 @@ Result<int> run(const SetDrained& command, const Context& context) {
 
 Result<int> run(const WaitForEngine& command, const Context& context) {
   auto deadline = Deadline::in(command.timeout);
+  bool is_away = false;
   while (true) {
-    auto engine = CKPTD_TRY(context.client.engine(command.name));
-    if (has_arrived(command, engine.value)) {
-      auto serves = engine.value.serving.empty() ? "nothing" : engine.value.serving;
-      context.print(engine.json,
+    auto engine = context.client.engine(command.name);
+    if (!engine) {
+      // In ExecStartPost= of a server's unit: nobody says that the daemon starts first, or that it is not being upgraded.
+      if (!may_come_back(engine.error()) || deadline.passed()) return std::unexpected(engine.error());
+      if (!std::exchange(is_away, true))
+        context.console.err(fmt::format("ckptctl: {}; waiting for it\n", printable(engine.error().sentence)));
+      Interrupts::pause(context.stop, std::min(kPoll, std::chrono::milliseconds(deadline.poll_timeout_ms())));
+      if (context.stop.stop_requested()) return std::unexpected(engine.error());
+      continue;
+    }
+    is_away = false;
+    if (has_arrived(command, engine->value)) {
+      auto serves = engine->value.serving.empty() ? "nothing" : engine->value.serving;
+      context.print(engine->json,
                     printable(fmt::format("engine {} serves {}", command.name, serves)) + "\n");
       return api::kExitSuccess;
     }
-    if (is_hopeless(engine.value)) return std::unexpected(hopeless(engine.value));
-    if (deadline.passed()) return std::unexpected(still_waiting(command, engine.value));
+    if (is_hopeless(engine->value)) return std::unexpected(hopeless(engine->value));
+    if (deadline.passed()) return std::unexpected(still_waiting(command, engine->value));
     Interrupts::pause(context.stop, std::min(kPoll, std::chrono::milliseconds(deadline.poll_timeout_ms())));
   }
 }

@@ -5,6 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "ctl/answers.h"
 #include "ctl/commands.h"
 #include "ctl/event_line.h"
 #include "ctl/interrupts.h"
@@ -96,11 +97,6 @@ class Watcher {
   std::string changed_;
   std::string last_id_;
 };
-
-/// Worth waiting for: a daemon that is gone, or that has no room for us right now.
-bool may_come_back(const Error& error) {
-  return error.kind == ErrorKind::unavailable || error.kind == ErrorKind::timed_out;
-}
 
 Error explain(Error error) {
   if (error.kind == ErrorKind::not_found)

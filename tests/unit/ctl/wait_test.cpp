@@ -164,6 +164,27 @@ TEST_CASE("a daemon that does not honour the wait is not asked in a tight loop")
   CHECK(daemon.asked().size() < 40);
 }
 
+TEST_CASE("a daemon that is not there yet is waited for as well as an engine, and not for ever") {
+  const auto serving = json{{"name", "e0"}, {"kind", "sglang"}, {"endpoint", "http://h:1"}, {"checkpoint", "gt"},
+                            {"devices", {"HOST-0"}}, {"target", "gt@1"}, {"serving", "gt@1"}, {"state", "serving"},
+                            {"ready", true}};
+  const Reply closing{503, R"({"error":{"kind":"unavailable","sentence":"the daemon is ending"}})"};
+  FakeDaemon daemon(one_after_the_other({closing, closing, ok(serving)}));
+  const auto ended = run_ctl({"--socket", daemon.socket(), "wait", "engine/e0", "--timeout", "30s"});
+  CHECK(ended.exit_code == 0);
+  CHECK(holds(ended.out, "engine e0 serves gt@1"));
+  CHECK(ended.err == "ckptctl: the daemon is ending; waiting for it\n");
+
+  daemon.die();
+  const auto in_vain = run_ctl({"--socket", daemon.socket(), "wait", "engine/e0", "--timeout", "1s"});
+  CHECK(in_vain.exit_code == 14);
+  CHECK(holds(in_vain.err, "waiting for it"));
+  CHECK(holds(in_vain.err, "no daemon answers on"));
+
+  // What will not be otherwise in a while is told at once.
+  CHECK(run_ctl({"--socket", "/dev/null", "wait", "engine/e0", "--timeout", "60s"}).exit_code == 3);
+}
+
 TEST_CASE("a wait of no time at all tells the state") {
   FakeDaemon daemon(one_after_the_other({ok(job("running"))}));
   CHECK(run_ctl({"--socket", daemon.socket(), "wait", "job/load-1", "--timeout", "0s"}).exit_code == 12);
