@@ -3,19 +3,18 @@
 #include <nlohmann/json.hpp>
 
 #include "common/utf8.h"
+#include "proto/answer/members.h"
 
 namespace ckptd::proto::lmdeploy {
 namespace {
 
 using nlohmann::json;
+using answer::count_at;
+using answer::text_at;
+using answer::truth_at;
 
 constexpr std::string_view kTooOld =
     "LMDeploy 0.18 has it, in its PyTorch engine (--backend pytorch) with checkpoint-engine installed beside it";
-
-std::string text_at(const json& object, const char* name) {
-  const auto at = object.find(name);
-  return at != object.end() && at->is_string() ? at->get<std::string>() : std::string();
-}
 
 std::vector<std::string> texts_at(const json& object, const char* name) {
   std::vector<std::string> texts;
@@ -23,18 +22,6 @@ std::vector<std::string> texts_at(const json& object, const char* name) {
     for (const auto& one : *at)
       if (one.is_string()) texts.push_back(one.get<std::string>());
   return texts;
-}
-
-bool truth_at(const json& object, const char* name) {
-  const auto at = object.find(name);
-  return at != object.end() && at->is_boolean() && at->get<bool>();
-}
-
-unsigned count_at(const json& object, const char* name, unsigned otherwise) {
-  const auto at = object.find(name);
-  if (at == object.end() || !at->is_number_integer()) return otherwise;
-  const auto value = at->get<std::int64_t>();
-  return value >= 1 && value <= 1'000'000 ? static_cast<unsigned>(value) : otherwise;
 }
 
 }  // namespace

@@ -4,29 +4,17 @@
 #include <cctype>
 #include <nlohmann/json.hpp>
 
+#include "proto/answer/members.h"
+
 namespace ckptd::proto::sglang {
 namespace {
 
 using nlohmann::json;
+using answer::count_at;
+using answer::text_at;
+using answer::truth_at;
 
 constexpr std::string_view kNotSglang = "it is no SGLang, or an older one than is supported";
-
-std::string text_at(const json& object, const char* name) {
-  const auto at = object.find(name);
-  return at != object.end() && at->is_string() ? at->get<std::string>() : std::string();
-}
-
-bool truth_at(const json& object, const char* name) {
-  const auto at = object.find(name);
-  return at != object.end() && at->is_boolean() && at->get<bool>();
-}
-
-unsigned count_at(const json& object, const char* name, unsigned otherwise) {
-  const auto at = object.find(name);
-  if (at == object.end() || !at->is_number_integer()) return otherwise;
-  const auto value = at->get<std::int64_t>();
-  return value >= 1 && value <= 1'000'000 ? static_cast<unsigned>(value) : otherwise;
-}
 
 /// NGRAM drafts from a table and UNO with the target itself; multi-layer EAGLE has one model for each step.
 unsigned draft_models(const json& info, const std::string& algorithm) {

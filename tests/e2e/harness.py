@@ -557,6 +557,34 @@ class Case(unittest.TestCase):
             self.assertIn(str(word), said, str(answer))
 
 
+class OneEngine(Case):
+    """One stand-in with its ranks for all tests of a class, as it was at the start for each: torch takes seconds to import."""
+
+    config = None  # of daemons that start() is not told any of
+
+    @classmethod
+    def make_engine(cls):
+        return Engine()
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.shared = cls.make_engine()
+        cls.addClassCleanup(cls.shared.close)
+
+    def setUp(self):
+        super().setUp()
+        self._parts.append(self.shared)
+        self.shared.reset()
+        self.source = self.llama(megabytes=4)
+
+    def start(self, config=None):
+        daemon = self.daemon(config or self.config)
+        daemon.add_engine("e", self.shared, "m")
+        daemon.load("m@1", self.source)
+        return daemon
+
+
 def torch_or_skip():
     """For modules that need torch: ends the process as skipped where it is missing."""
     if test_python() is None:

@@ -16,27 +16,12 @@ RAISED = "told to fail" if harness.RANKS == "torch" else "the fault fail_load"
 
 
 class Dialect:
-    """One engine for all tests of a dialect: torch takes seconds to import."""
-
     dialect = ""
+    config = SHORT
 
     @classmethod
-    def setUpClass(cls):
-        command = workers.rank_command(cls.dialect)
-        cls.shared = harness.Engine(devices=("HOST-0", "HOST-1"), rank_commands=[command])
-        cls.addClassCleanup(cls.shared.close)
-
-    def setUp(self):
-        super().setUp()
-        self._parts.append(self.shared)
-        self.shared.reset()
-        self.source = self.llama(megabytes=4)
-
-    def start(self, config=SHORT):
-        daemon = self.daemon(config)
-        daemon.add_engine("e", self.shared, "m")
-        daemon.load("m@1", self.source)
-        return daemon
+    def make_engine(cls):
+        return harness.Engine(devices=("HOST-0", "HOST-1"), rank_commands=[workers.rank_command(cls.dialect)])
 
     def heals(self, daemon):
         """The rank is free, and the next update makes everything well."""
@@ -141,19 +126,19 @@ def phases(daemon):
         return [update.get("phase") for update in json.load(file).get("updates", [])]
 
 
-class DialectA(Dialect, harness.Case):
+class DialectA(Dialect, harness.OneEngine):
     dialect = "A"
 
 
-class DialectB(Dialect, harness.Case):
+class DialectB(Dialect, harness.OneEngine):
     dialect = "B"
 
 
-class DialectC(Dialect, harness.Case):
+class DialectC(Dialect, harness.OneEngine):
     dialect = "C"
 
 
-class DialectD(Dialect, harness.Case):
+class DialectD(Dialect, harness.OneEngine):
     dialect = "D"
 
 

@@ -17,15 +17,8 @@ class Draft:
     dialect = ""
 
     @classmethod
-    def setUpClass(cls):
-        cls.shared = harness.Engine(rank_commands=[workers.rank_command(cls.dialect, sessions=2)])
-        cls.addClassCleanup(cls.shared.close)
-
-    def setUp(self):
-        super().setUp()
-        self._parts.append(self.shared)
-        self.shared.reset()
-        self.source = self.llama(megabytes=4)
+    def make_engine(cls):
+        return harness.Engine(rank_commands=[workers.rank_command(cls.dialect, sessions=2)])
 
     def start(self, config=None):
         daemon = self.daemon({**SHORT, **(config or {})})
@@ -128,11 +121,11 @@ class Draft:
         self.heals(daemon)
 
 
-class DraftA(Draft, harness.Case):
+class DraftA(Draft, harness.OneEngine):
     dialect = "A"
 
 
-class DraftD(Draft, harness.Case):
+class DraftD(Draft, harness.OneEngine):
     dialect = "D"
 
 

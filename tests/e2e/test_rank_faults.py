@@ -6,25 +6,8 @@ import harness
 SHORT = {"timeouts": {"connect": "4s", "reload": "2s", "release": "3s", "finish": "3s"}, "push": {"bucket": "512KiB"}}
 
 
-class RankFaults(harness.Case):
-    """The stand-in and its ranks start once for all tests: torch takes seconds to import."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.shared = harness.Engine()
-        cls.addClassCleanup(cls.shared.close)
-
-    def setUp(self):
-        super().setUp()
-        self._parts.append(self.shared)
-        self.shared.reset()
-        self.source = self.llama(megabytes=4)
-
-    def start(self, config=SHORT):
-        daemon = self.daemon(config)
-        daemon.add_engine("e", self.shared, "m")
-        daemon.load("m@1", self.source)
-        return daemon
+class RankFaults(harness.OneEngine):
+    config = SHORT
 
     def check_failure(self, daemon, poisoned, words=(), kinds=("peer_failed", "timed_out")):
         answer = daemon.ctl("update", "m@1")

@@ -22,18 +22,7 @@ STEPS = {
 }
 
 
-class Restart(harness.Case):
-    @classmethod
-    def setUpClass(cls):
-        cls.shared = harness.Engine()
-        cls.addClassCleanup(cls.shared.close)
-
-    def setUp(self):
-        super().setUp()
-        self._parts.append(self.shared)
-        self.shared.reset()
-        self.source = self.llama(megabytes=4)
-
+class Restart(harness.OneEngine):
     def begin(self, fault, fan_out):
         # A rank that had finished before the end never comes again: its endpoint is held for as long as custody lasts.
         daemon = self.daemon({"push": {"bucket": "512KiB", "fan_out": fan_out}, "timeouts": {"custody": "20s"}})

@@ -277,8 +277,11 @@ class Server:
         return self.complaint_of(answers)
 
     def complaint_of(self, answers):
-        first = answers[self.ranks[0].device]
-        return None if first.get("ok") else self.last_line(first)
+        """An executor raises what any of its workers raised."""
+        for rank in self.ranks:
+            if not answers[rank.device].get("ok"):
+                return self.last_line(answers[rank.device])
+        return None
 
     @staticmethod
     def last_line(answer):

@@ -44,12 +44,6 @@ class Lmdeploy(Server):
     def wrong_uuid(self, _device, handles):
         return self.missing_uuid("GPU-ffffffff", handles)
 
-    def complaint_of(self, answers):
-        for rank in self.ranks:
-            if not answers[rank.device].get("ok"):
-                return self.last_line(answers[rank.device])
-        return None
-
     def routes(self):
         table = {
             ("GET", "/health"): self.health,

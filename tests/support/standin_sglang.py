@@ -51,6 +51,11 @@ class Sglang(Server):
     def invalid(self, text):
         return 400, {"object": "error", "message": text, "code": 400}
 
+    def complaint_of(self, answers):
+        """That of the first scheduler alone: what became of the others nobody hears."""
+        first = answers[self.ranks[0].device]
+        return None if first.get("ok") else self.last_line(first)
+
     def success(self, _handles):
         return 200, {"success": True, "message": "IPC weight update completed successfully"}
 

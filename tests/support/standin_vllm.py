@@ -39,13 +39,6 @@ class Vllm(Server):
     def wrong_uuid(self, _device, _handles):
         return repr("GPU-ffffffff")
 
-    def complaint_of(self, answers):
-        """Unlike SGLang's schedulers, an executor raises what any of its workers raised."""
-        for rank in self.ranks:
-            if not answers[rank.device].get("ok"):
-                return self.last_line(answers[rank.device])
-        return None
-
     def routes(self):
         table = {
             ("GET", "/health"): lambda _: (503 if self.starting() else 200, None),
