@@ -171,7 +171,8 @@ class Service final : public Operations {
                                const ranks::Opener& opener) const;
   Result<std::vector<pipeline::ArenaLoan>> borrow_arenas(const EnginePush& push, const weights::Manifest& manifest);
   Result<std::vector<pipeline::Lane>> open_lanes(const EnginePush& push, plan::FanOut fan_out,
-                                                 const std::vector<pipeline::ArenaLoan>& arenas, ranks::Opener& opener);
+                                                 const std::vector<pipeline::ArenaLoan>& arenas, ranks::Opener& opener,
+                                                 std::stop_token stop);
   plan::FanOut fan_out(const EnginePush& push) const;
 
   // outcomes.cpp: what is written down before, during and after a push
