@@ -54,6 +54,8 @@ class Service final : public Operations {
   ~Service() override;
 
   void recover();
+  /// As much as is configured, on each device. One that has not got it is none the worse: its updates take what there is.
+  void reserve_arenas();
   void start_preloads();
   void start_probe();
 
