@@ -82,7 +82,9 @@ class Cuda(harness.Case):
         self.end(daemon)
 
     def test_a_gpu_with_little_memory_gets_a_smaller_arena(self):
-        daemon, engine, source = self.house(environment={"CKPTD_FAKE_CUDA_MEMORY": str(4 << 20)})
+        # One bucket, if there was room for it.
+        daemon, engine, source = self.house({"push": {"bucket": "4MiB"}},
+                                            environment={"CKPTD_FAKE_CUDA_MEMORY": str(2 << 20)})
         self.update(daemon, engine, source)
         self.assertRegex(daemon.log(), "e: arenas hold .* instead of .*, because a device has no more memory free")
 
