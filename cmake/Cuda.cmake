@@ -44,6 +44,7 @@ if(CKPTD_WITH_CUDA STREQUAL "AUTO" OR CKPTD_WITH_CUDA)
     add_library(cuda_headers INTERFACE IMPORTED)
     target_include_directories(cuda_headers SYSTEM INTERFACE ${CKPTD_CUDA_INCLUDE_DIR})
     message(STATUS "device backends: host cuda (cuda.h ${cuda_version} in ${CKPTD_CUDA_INCLUDE_DIR})")
+    message(STATUS "collective backends: local nccl (libnccl.so.2 is opened at run time)")
   elseif(NOT CKPTD_WITH_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR
             "CKPTD_WITH_CUDA=${CKPTD_WITH_CUDA}, but cuda.h of CUDA 12 or later was not found. Install a toolkit, or the "
@@ -53,4 +54,5 @@ if(CKPTD_WITH_CUDA STREQUAL "AUTO" OR CKPTD_WITH_CUDA)
 endif()
 if(NOT CKPTD_CUDA)
   message(STATUS "device backends: host (no CUDA: CKPTD_WITH_CUDA=${CKPTD_WITH_CUDA}, cuda.h ${CKPTD_CUDA_INCLUDE_DIR})")
+  message(STATUS "collective backends: local (NCCL spreads between CUDA devices)")
 endif()

@@ -260,7 +260,9 @@ class Running final : public Assembly {
                                             : std::optional(CKPTD_TRY(gid_of(config_.rank_group, "rank_group")))});
     operations_ = operations::make_operations(
         {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices,
-         [this](const auto& members, const auto& names) { return collective_->make_group(members, names); },
+         [this](const auto& members, const auto& names, auto stop) {
+           return collective_->make_group(members, names, std::move(stop));
+         },
          [connect = config_.engine_connect_timeout](const auto& engine) { return make_engine(engine, connect); },
          *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle(); },
          [connect = config_.engine_connect_timeout, receipts](const auto& engine, const auto& weight_version) {

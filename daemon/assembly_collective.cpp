@@ -20,8 +20,8 @@ using Members = std::vector<std::unique_ptr<collective::Member>>;
 class Local final : public Collective {
  public:
   explicit Local(std::chrono::milliseconds grace) : grace_(grace) {}
-  Result<Members> make_group(const std::vector<device::Device*>& devices,
-                             const std::vector<std::string>& names) override {
+  Result<Members> make_group(const std::vector<device::Device*>& devices, const std::vector<std::string>& names,
+                             std::stop_token) override {
     return collective::local::make_group_with(grace_, devices, names);
   }
 
@@ -38,9 +38,9 @@ class Nccl final : public Collective {
       : groups_(std::move(library), natives_of_cuda(),
                 {.start = config.nccl_start_timeout, .drain = config.spread_grace, .stuck = config.spread_grace}) {}
 
-  Result<Members> make_group(const std::vector<device::Device*>& devices,
-                             const std::vector<std::string>& names) override {
-    return groups_.make_group(devices, names);
+  Result<Members> make_group(const std::vector<device::Device*>& devices, const std::vector<std::string>& names,
+                             std::stop_token stop) override {
+    return groups_.make_group(devices, names, std::move(stop));
   }
   std::size_t drop_idle() noexcept override { return groups_.drop_idle(); }
   void close(Deadline by) noexcept override { groups_.close(by); }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -21,8 +22,9 @@ class Collective {
                                                     const std::vector<device::Device*>& devices);
   virtual ~Collective() = default;
 
+  /// May take long; a stop request ends that.
   virtual Result<std::vector<std::unique_ptr<collective::Member>>> make_group(
-      const std::vector<device::Device*>& devices, const std::vector<std::string>& names) = 0;
+      const std::vector<device::Device*>& devices, const std::vector<std::string>& names, std::stop_token stop) = 0;
 
   /// Lets go of what is kept for the next group; how many sets of devices that was for.
   virtual std::size_t drop_idle() noexcept { return 0; }

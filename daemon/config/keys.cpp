@@ -121,7 +121,7 @@ std::vector<Key<Config>> make_config_keys() {
           "own.", Change::reload),
       key("push.arena", "", &C::arena_bytes, size(true),
           "Device memory that an update takes on each device, at least one bucket; auto: what the plan wants, as far "
-          "as the device has it.", Change::reload),
+          "as the device has it. With keep_arena a size is allocated when the daemon starts.", Change::reload),
       key("push.keep_arena", "", &C::keep_arena, truth(),
           "Keeps the arena of a device for the next update, which then starts at once and cannot find its memory taken; "
           "`ckptctl trim` frees it. false: freed after each update."),

@@ -238,7 +238,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto arena_bytes = common_arena_bytes(arenas, wanted_arena_bytes(push, contents.manifest));
   const auto plan = CKPTD_TRY(timed("plan", [&] { return plan_push(push, contents, arena_bytes, opener); }));
   note_plan(account, plan);
-  auto lanes = CKPTD_TRY(timed("open", [&] { return open_lanes(push, plan.fan_out, arenas, opener); }));
+  auto lanes = CKPTD_TRY(timed("open", [&] { return open_lanes(push, plan.fan_out, arenas, opener, job.stop()); }));
   fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.policy.flush_cache};
   for (const auto& lane : lanes)
     if (!lane.session->endpoint().empty()) call.endpoints[lane.session->device()] = lane.session->endpoint();
@@ -433,7 +433,7 @@ Result<plan::Plan> Service::plan_push(const EnginePush& push, const catalogue::C
 
 Result<std::vector<pipeline::Lane>> Service::open_lanes(const EnginePush& push, plan::FanOut fan_out,
                                                         const std::vector<pipeline::ArenaLoan>& arenas,
-                                                        ranks::Opener& opener) {
+                                                        ranks::Opener& opener, std::stop_token stop) {
   std::vector<std::string> names;
   for (const auto* device : push.devices) names.push_back(device->identity().uuid);
   std::vector<pipeline::Lane> lanes(push.devices.size());
@@ -452,7 +452,7 @@ Result<std::vector<pipeline::Lane>> Service::open_lanes(const EnginePush& push, 
     lanes[i].session = std::move(*session);
   }
   if (fan_out != plan::FanOut::broadcast) return lanes;
-  auto members = parts_.make_group(push.devices, names);
+  auto members = parts_.make_group(push.devices, names, std::move(stop));
   if (!members) {
     discard();
     return std::unexpected(members.error());

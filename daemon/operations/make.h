@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -36,8 +37,9 @@ struct Parts {
   journal::Journal& journal;
   ranks::Endpoints& endpoints;
   std::vector<device::Device*> devices;
-  std::function<Result<std::vector<std::unique_ptr<collective::Member>>>(const std::vector<device::Device*>&,
-                                                                         const std::vector<std::string>&)>
+  /// May take long, which the stop request ends.
+  std::function<Result<std::vector<std::unique_ptr<collective::Member>>>(
+      const std::vector<device::Device*>&, const std::vector<std::string>&, std::stop_token)>
       make_group;
   /// invalid_argument for a kind or an endpoint that is none.
   std::function<Result<std::unique_ptr<fleet::Engine>>(const journal::EngineRecord&)> make_engine;

@@ -1,5 +1,6 @@
 #include "daemon/operations/service.h"
 
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -32,10 +33,24 @@ Service::~Service() {
 std::unique_ptr<Operations> make_operations(Parts parts, Options options) {
   auto service = std::make_unique<Service>(std::move(parts), std::move(options));
   service->recover();
+  service->reserve_arenas();
   service->start_preloads();
   service->start_watching();
   service->start_probe();
   return service;
+}
+
+/// Engines that start after us and size their caches by what is free then leave room for it.
+void Service::reserve_arenas() {
+  const auto bytes = options_->arena_bytes;
+  if (!options_->keep_arena || bytes == 0) return;
+  for (auto* device : parts_.devices) {
+    auto arena = arenas_.borrow(*device, bytes, bytes);
+    if (arena)
+      std::move(*arena).give_back();
+    else
+      spdlog::warn("no arena is reserved on {}, each update tries again: {}", device->identity().uuid, arena.error().sentence);
+  }
 }
 
 std::shared_ptr<const Options> Service::options() const {

@@ -54,6 +54,8 @@ class Service final : public Operations {
   ~Service() override;
 
   void recover();
+  /// As much as is configured, on each device. One that has not got it is none the worse: its updates take what there is.
+  void reserve_arenas();
   void start_preloads();
   void start_probe();
 
@@ -171,7 +173,8 @@ class Service final : public Operations {
                                const ranks::Opener& opener) const;
   Result<std::vector<pipeline::ArenaLoan>> borrow_arenas(const EnginePush& push, const weights::Manifest& manifest);
   Result<std::vector<pipeline::Lane>> open_lanes(const EnginePush& push, plan::FanOut fan_out,
-                                                 const std::vector<pipeline::ArenaLoan>& arenas, ranks::Opener& opener);
+                                                 const std::vector<pipeline::ArenaLoan>& arenas, ranks::Opener& opener,
+                                                 std::stop_token stop);
   plan::FanOut fan_out(const EnginePush& push) const;
 
   // outcomes.cpp: what is written down before, during and after a push

@@ -94,7 +94,6 @@ void run_lane(Lane& lane, Together& together, LaneReport& report, std::shared_pt
   if (outcome) return;
   together.failed(outcome.error());
   const Error reason = *together.first_error();
-  if (lane.member) lane.member->abort(reason);
   if (together.offers.is_open())
     lane.session->fail(reason);
   else

@@ -47,12 +47,14 @@ class Together {
   const std::stop_token answered;
   const std::uint32_t sessions;  ///< of each rank; 0: as many as come before the engine answers
 
-  /// Keeps the first error and stops every lane.
+  /// Keeps the first error and stops every lane: those that poll are woken, and the group is aborted for those within it.
   void failed(const Error& error);
   std::optional<Error> first_error() const;
   void stop() { stop_.request_stop(); }
   std::stop_token stopped() const { return stop_.get_token(); }
-  /// The first error, or cancelled, once the push was stopped.
+  /// Of a push that was stopped: the first error, or cancelled.
+  Error end_reason() const;
+  /// end_reason(), once the push was stopped.
   Result<> check_stop() const;
 
   // Which lanes have a rank in a session. Nobody waits for the engine's answer longer than a deadline since none has.

@@ -144,7 +144,7 @@ class Runner {
     upload_of(number).queued = Clock::now();
     if (!member_ || member_->index() == bucket.owner)
       for (const auto& run : bucket.runs) CKPTD_TRY(of_upload(number, copy(slot, run)));
-    if (member_) CKPTD_TRY(spread(slot, bucket));
+    if (member_) CKPTD_TRY(spread(number, slot));
     CKPTD_TRY(of_upload(number, stream_->record(uploaded(number))));
     CKPTD_TRY(of_upload(number, stream_->wake_when_done(stream_waker_)));
     upload_deadline_ = Deadline::in(all_.deadlines.upload);
@@ -153,11 +153,12 @@ class Runner {
   }
 
   /// A failure of the device, with the bucket that was on its way and the rank that it was for.
-  Result<> of_upload(std::uint32_t number, Result<> outcome) const {
+  Result<> of_upload(std::uint32_t number, Result<> outcome) const { return of_step("uploading", number, std::move(outcome)); }
+  Result<> of_step(const char* doing, std::uint32_t number, Result<> outcome) const {
     if (outcome) return outcome;
     const auto peer = lane_.session->peer();
     return std::unexpected(outcome.error().within(
-        fmt::format("uploading bucket {} of {} to {} for {}", number, buckets_.size(), report_.device,
+        fmt::format("{} bucket {} of {} to {} for {}", doing, number, buckets_.size(), report_.device,
                     peer ? fmt::format("its rank of pid {}", peer->pid) : "a rank that was not there yet")));
   }
 
@@ -172,9 +173,11 @@ class Runner {
 
   /// Somebody else's rank may take its whole reload deadline before its lane comes to this bucket: then that lane's own
   /// error, which names the rank, must come first.
-  Result<> spread(device::Range slot, const plan::Bucket& bucket) {
+  Result<> spread(std::uint32_t number, device::Range slot) {
     const auto limit = all_.deadlines.upload + all_.deadlines.reload;
-    return member_->broadcast(slot, bucket.owner, *stream_, Deadline::in(limit));
+    auto spread = member_->broadcast(slot, buckets_[number].owner, *stream_, Deadline::in(limit));
+    if (!spread) CKPTD_TRY(all_.check_stop());  // whose end of the group this is, and no failure of this step
+    return of_step("spreading", number, std::move(spread));
   }
 
   Result<> announce() {
@@ -259,6 +262,9 @@ Result<> run_session(Lane& lane, Together& together, collective::Member* member,
   CKPTD_TRY(runner.prepare());
   auto outcome = runner.run();
   runner.wind_up();
+  // Before the runner goes, which waits for what is queued on its stream: where that is a step of the group which comes to
+  // no end, it is the group's abort that ends it.
+  if (!outcome) together.failed(outcome.error());
   return outcome;
 }
 

@@ -8,8 +8,11 @@ namespace ckptd::pipeline {
 
 Result<> Together::check_stop() const {
   if (!stopped().stop_requested()) return {};
-  if (auto error = first_error()) return std::unexpected(*error);
-  return fail(ErrorKind::cancelled, "the update was cancelled");
+  return std::unexpected(end_reason());
+}
+
+Error Together::end_reason() const {
+  return first_error().value_or(Error{ErrorKind::cancelled, "the update was cancelled"});
 }
 
 /// A lane that fails asks for the stop first and then whether offers were made: so either it sees that they were, or
@@ -71,6 +74,11 @@ Result<> push(const plan::Plan& plan, const weights::Manifest& manifest, const R
               std::stop_token stop, Report& report) {
   const auto start = Clock::now();
   Together together(plan, manifest, resting, deadlines, gates, progress);
+  // A lane that waits for the others within a step of the group looks at nothing else: it is the group's end that wakes it.
+  std::stop_callback on_end(together.stopped(), [&] {
+    for (const Lane& lane : lanes)
+      if (lane.member) lane.member->abort(together.end_reason());
+  });
   std::stop_callback on_stop(stop, [&] { together.stop(); });
 
   report.lanes.assign(lanes.size(), {});

@@ -4,8 +4,9 @@
 // moves. While its rank reloads bucket i, a lane's stream uploads the next buckets into the slots that are free; a lane
 // sleeps in one poll over its session, its stream and the stop token. Uploads begin at once, before anybody is told of
 // the update: what they fill is ours alone. With broadcast fan-out the lanes walk in lockstep through the collective,
-// from when all ranks are there. The first failure of any lane ends all lanes: their sessions are failed, so that no
-// rank is left waiting, and the error of the lane that failed first is returned.
+// from when all ranks are there. The first failure of any lane, or a stop, ends all lanes: the group is aborted, for lanes
+// that wait within it; their sessions are failed, so that no rank is left waiting; and the error of the lane that failed
+// first is returned.
 //
 // A rank that has finished may come back for another session as long as its engine has not answered (SGLang, for the
 // worker of a draft model). Each lane waits for that by itself and serves whoever comes: the whole plan again, whatever

@@ -9,6 +9,7 @@
 #include "common/host_memory.h"
 #include "daemon/store/admission.h"
 #include "daemon/store/numa_placement.h"
+#include "daemon/store/registering.h"
 
 namespace ckptd::store {
 namespace {
@@ -206,17 +207,25 @@ Result<> Pool::make_all(Claim& claim, const std::stop_token& stop, const Touched
     if (touched) touched(ready_bytes + in_this_segment);
   };
   report(0);
-  auto huge_left = claim.huge_count;
-  for (auto number : claim.to_make) {
-    if (stop.stop_requested()) return fail(ErrorKind::cancelled, "stopped while memory was being made ready");
-    const bool try_huge_pages = !claim.begun && huge_left > 0 && huge_left-- > 0;
-    auto segment = CKPTD_TRY(make_one(number, try_huge_pages, claim, stop, report));
+  Registering registering(devices_, [&](std::unique_ptr<PinnedSegment> segment) {
     std::scoped_lock hold(mutex_);
     claim.segments.push_back(&segment->description());
-    slots_.at(number).segment = std::move(segment);
-    ready_bytes += segment_bytes_;
-  }
-  return {};
+    slots_.at(segment->description().number).segment = std::move(segment);
+  });
+  const auto made = [&]() -> Result<> {
+    auto huge_left = claim.huge_count;
+    for (auto number : claim.to_make) {
+      if (stop.stop_requested()) return fail(ErrorKind::cancelled, "stopped while memory was being made ready");
+      const bool try_huge_pages = !claim.begun && huge_left > 0 && huge_left-- > 0;
+      auto segment = CKPTD_TRY(make_one(number, try_huge_pages, claim, stop, report));
+      ready_bytes += segment_bytes_;
+      CKPTD_TRY(registering.add(std::move(segment)));
+    }
+    return {};
+  }();
+  auto registered = registering.settle();
+  CKPTD_TRY(std::move(registered));  // why a load failed, also if it was cancelled meanwhile
+  return made;
 }
 
 Result<std::unique_ptr<PinnedSegment>> Pool::make_one(std::uint32_t number, bool try_huge_pages, Claim& claim,
@@ -225,11 +234,11 @@ Result<std::unique_ptr<PinnedSegment>> Pool::make_one(std::uint32_t number, bool
     const auto promised = claim.begun->description().huge_pages ? 0 : segment_bytes_;
     CKPTD_TRY(claim.begun->touch(segment_bytes_, stop, touched));
     keep_promise(promised, claim);
-    CKPTD_TRY(finish(*claim.begun));
+    CKPTD_TRY(lock(*claim.begun));
     return std::move(claim.begun);
   }
   auto segment = CKPTD_TRY(make_pages(number, try_huge_pages, claim, stop, touched));
-  CKPTD_TRY(finish(*segment));
+  CKPTD_TRY(lock(*segment));
   return segment;
 }
 

@@ -77,6 +77,7 @@ class Pool {
   Result<Claim> claim(std::uint64_t count, const MakeRoom& make_room);
   std::expected<Claim, Refusal> try_claim(std::uint64_t count);
   Result<> make_all(Claim& claim, const std::stop_token& stop, const Touched& touched);
+  /// Touched and locked; what is left is its registration.
   Result<std::unique_ptr<PinnedSegment>> make_one(std::uint32_t number, bool try_huge_pages, Claim& claim,
                                                   const std::stop_token& stop, const Touched& touched);
   Result<std::unique_ptr<PinnedSegment>> make_pages(std::uint32_t number, bool try_huge_pages, Claim& claim,

@@ -69,9 +69,24 @@ class Cuda(harness.Case):
         self.assertEqual([device["uuid"] for device in daemon.must("status")["devices"]], GPUS[1:])
         self.update(daemon, engine, source)
 
+    def test_an_arena_of_a_configured_size_is_there_before_the_engines(self):
+        config = self.config(push={"arena": "1MiB"})
+        daemon = self.daemon(config)
+        kept = [device["kept_arena_bytes"] for device in daemon.must("status")["devices"]]
+        self.assertEqual(kept, [1 << 20, 1 << 20])
+        self.end(daemon)
+        # A GPU without room for it: the start goes on and says so.
+        daemon = self.daemon(config, environment={"CKPTD_FAKE_CUDA_MEMORY": str(512 << 10)})
+        self.assertEqual([device["kept_arena_bytes"] for device in daemon.must("status")["devices"]], [0, 0])
+        self.assertIn("no arena is reserved on " + GPUS[0], daemon.log())
+        self.end(daemon)
+
     def test_a_gpu_with_little_memory_gets_a_smaller_arena(self):
-        daemon, engine, source = self.house(environment={"CKPTD_FAKE_CUDA_MEMORY": str(4 << 20)})
+        # One bucket, if there was room for it.
+        daemon, engine, source = self.house({"push": {"bucket": "4MiB"}},
+                                            environment={"CKPTD_FAKE_CUDA_MEMORY": str(2 << 20)})
         self.update(daemon, engine, source)
+        self.assertRegex(daemon.log(), "e: arenas hold .* instead of .*, because a device has no more memory free")
 
     def check_lost(self, call, code, nth):
         """The update names device, rank and step; the daemon goes on, and the other GPU with it."""

@@ -55,8 +55,10 @@ class Nccl(harness.Case):
         daemon, engine, source = self.house(environment={"CKPTD_FAKE_NCCL_LATER": "ncclBroadcast:4=2"})
         answer = daemon.ctl("update", "m@1")
         self.assertNotEqual(answer.code, 0, answer)
-        for word in (GPUS[1], "queue a broadcast of", "system error"):
+        for word in (GPUS[1], "spreading bucket", "queue a broadcast of", "system error"):
             self.assertIn(word, answer.error["sentence"])
+        pids = [f"its rank of pid {engine.rank(gpu)['pid']}" for gpu in GPUS]
+        self.assertTrue(any(pid in answer.error["sentence"] for pid in pids), answer.error)
         self.assert_alive(daemon)
         engine.wait_idle()
         self.assertEqual(daemon.must("update", "m@1")["state"], "succeeded")
@@ -83,6 +85,41 @@ class Nccl(harness.Case):
         started = time.monotonic()
         self.assertEqual(daemon.terminate(), 0)
         self.assertLess(time.monotonic() - started, 10 * harness.PATIENCE, "with patience it would be minutes")
+
+    def test_a_cancel_is_heard_while_all_lanes_wait_for_nccl(self):
+        # A part of a broadcast comes to no end: of the first one, before any rank was sent a bucket, and of the second, which
+        # in an arena of one slot begins when the first bucket is loaded.
+        minutes = {"spread": "60s", "upload": "60s", "reload": "60s"}
+        for part, state in (("ncclBroadcast:2=7", "waiting"), ("ncclBroadcast:4=7", "poisoned")):
+            with self.subTest(part):
+                config = self.config(timeouts=minutes, push={"bucket": "512KiB", "arena": "512KiB"})
+                daemon, engine, source = self.house(config, {"CKPTD_FAKE_NCCL_LATER": part})
+                job = daemon.detached("update", "m@1")
+                engine.wait_updating(1)
+                time.sleep(1)  # until the lanes wait for NCCL
+                started = time.monotonic()
+                daemon.must("job", "cancel", job, "--force")
+                self.assertEqual(daemon.wait_job(job)["state"], "cancelled")
+                self.assertLess(time.monotonic() - started, 10 * harness.PATIENCE, "with patience it would be minutes")
+                engine.wait_idle()
+                self.assertEqual(daemon.engine("e")["state"], state)
+                self.assertEqual(daemon.must("update", "m@1")["state"], "succeeded")
+                self.assert_holds(engine, source)
+                self.assertEqual(daemon.log().count(MADE), 2)
+                self.assertEqual(daemon.terminate(), 0)
+
+    def test_a_cancel_is_heard_while_communicators_are_made(self):
+        config = self.config(timeouts={"nccl_start": "60s", "spread": "60s"})
+        daemon, engine, source = self.house(config, {"CKPTD_FAKE_NCCL_LATER": "ncclCommInitRankConfig:2=7"})
+        job = daemon.detached("update", "m@1")
+        time.sleep(1)
+        started = time.monotonic()
+        daemon.must("job", "cancel", job)
+        self.assertEqual(daemon.wait_job(job)["state"], "cancelled")
+        self.assertLess(time.monotonic() - started, 10 * harness.PATIENCE, "with patience it would be a minute")
+        self.assertEqual(daemon.must("update", "m@1")["state"], "succeeded")
+        self.assert_holds(engine, source)
+        self.assertEqual(daemon.terminate(), 0)
 
     def check_start_fails(self, code, words, config, environment=None):
         daemon = self.daemon(config, start=False, environment=environment).launch()

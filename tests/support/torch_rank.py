@@ -3,7 +3,8 @@
 
 Reads one JSON object a line on standard input and answers each with one on standard output, until standard input ends:
 
-  {"cmd":"update","endpoint":"ipc:///..."}     answered when the session is over: {"ok":true} or {"ok":false,"error":...}
+  {"cmd":"update","endpoint":"ipc:///..."}     answered when the session is over: {"ok":true} or {"ok":false,"error":...},
+                                               with "load_seconds", which the function that takes the weights has used
   {"cmd":"compare","checkpoint":"/dir"}        every tensor against what the safetensors library reads, byte for byte
   {"cmd":"state"}                              {"tensors":N,"updates":N,"buckets":N,"sessions":N}
   {"cmd":"forget"}                             drops what was loaded
@@ -128,7 +129,7 @@ class TorchRank:
 
     def update(self, request):
         fault, self._fault = self._fault, Fault()
-        totals = {"lists": 0, "bytes": 0}
+        totals = {"lists": 0, "bytes": 0, "load_seconds": 0.0}
         started = time.monotonic()
         for number, model in enumerate(self._models):
             error = self._whole_session(request["endpoint"], fault if number == fault.session else Fault(), model, totals)
@@ -148,13 +149,17 @@ class TorchRank:
 
         def load(weights):
             nonlocal lists
+            began = time.monotonic()
             fault.in_list(lists)
             for name, tensor in weights:
                 # The buffer is reused for the next list: what stays is a copy, as in every engine.
                 model[name] = (tensor.dtype, tuple(tensor.shape), raw_bytes(tensor).clone())
                 totals["bytes"] += tensor.numel() * tensor.element_size()
+            if self._index is not None:
+                self._torch.cuda.synchronize()  # as the worker does next: what was queued here is the rank's time
             lists += 1
             totals["lists"] += 1
+            totals["load_seconds"] += time.monotonic() - began
             self._buckets += 1
 
         context = self._zmq.Context()

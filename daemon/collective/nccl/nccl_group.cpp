@@ -128,7 +128,8 @@ std::size_t Groups::idle() const {
 }
 
 Result<std::vector<std::unique_ptr<Member>>> Groups::make_group(const std::vector<device::Device*>& devices,
-                                                                const std::vector<std::string>& names) {
+                                                                const std::vector<std::string>& names,
+                                                                std::stop_token stop) {
   if (devices.empty() || devices.size() != names.size())
     return fail(ErrorKind::internal, "a group of {} devices with {} names; both must be equal and not 0",
                 devices.size(), names.size());
@@ -137,7 +138,7 @@ Result<std::vector<std::unique_ptr<Member>>> Groups::make_group(const std::vecto
       return fail(ErrorKind::invalid_argument, "{} comes twice in a group: NCCL has one communicator for a device",
                   names[i]);
   std::shared_ptr<Communicators> communicators;
-  if (devices.size() > 1) communicators = CKPTD_TRY(pool_->borrow(devices, names));
+  if (devices.size() > 1) communicators = CKPTD_TRY(pool_->borrow(devices, names, std::move(stop)));
   auto shared = std::make_shared<Shared>(names, pool_, std::move(communicators));
   std::vector<std::unique_ptr<Member>> members;
   for (std::uint32_t i = 0; i < devices.size(); ++i) members.push_back(std::make_unique<NcclMember>(i, shared));

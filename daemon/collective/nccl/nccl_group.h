@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -34,9 +35,11 @@ class Groups {
   ~Groups();
 
   /// One member for each device, in order; `names` are for messages ("GPU-1f..."). The first group of these devices
-  /// blocks until their communicators are made, for at most Patience::start. No device may come twice.
+  /// blocks until their communicators are made, for at most Patience::start, or until a stop request: then cancelled. No
+  /// device may come twice.
   Result<std::vector<std::unique_ptr<Member>>> make_group(const std::vector<device::Device*>& devices,
-                                                          const std::vector<std::string>& names);
+                                                          const std::vector<std::string>& names,
+                                                          std::stop_token stop = {});
 
   /// Lets go of the sets that wait for their next group, and with them of their memory of the GPUs; how many. Blocks for
   /// nobody: their own threads finish them.

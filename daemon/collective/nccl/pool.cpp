@@ -17,15 +17,20 @@ Pool::Pool(std::shared_ptr<const Library> library, Natives natives, Patience pat
     : library_(std::move(library)), natives_(std::move(natives)), patience_(patience) {}
 
 Result<std::shared_ptr<Communicators>> Pool::borrow(const std::vector<device::Device*>& devices,
-                                                    const std::vector<std::string>& names) {
+                                                    const std::vector<std::string>& names, const std::stop_token& stop) {
+  const Error stopped{ErrorKind::cancelled, "the update was cancelled before its communicators of NCCL were there"};
+  if (stop.stop_requested()) return std::unexpected(stopped);
   for (device::Device* device : devices) CKPTD_TRY(natives_.usable(*device));
   if (auto idle = take_idle(devices)) {
+    std::stop_callback on_stop(stop, [&] { idle->end(Communicators::End::cut, stopped); });
     auto well = idle->check(Deadline::in(patience_.stuck));
     if (well) return idle;
+    if (stop.stop_requested()) return std::unexpected(stopped);
     spdlog::warn("{}; they are made anew", well.error().sentence);
     idle->end(Communicators::End::cut, well.error());
   }
   auto made = CKPTD_TRY(begin(devices, names));
+  std::stop_callback on_stop(stop, [&] { made->end_unless_ready(stopped); });
   const auto start = Clock::now();
   if (auto ready = made->wait_until_ready(Deadline::in(patience_.start)); !ready) {
     made->end(Communicators::End::cut, ready.error());

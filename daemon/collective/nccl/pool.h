@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -20,9 +21,9 @@ class Pool {
 
   Pool(std::shared_ptr<const Library> library, Natives natives, Patience patience);
 
-  /// Those of these devices in this order if they wait here and are well, else new ones.
+  /// Those of these devices in this order if they wait here and are well, else new ones. A stop request ends the wait.
   Result<std::shared_ptr<Communicators>> borrow(const std::vector<device::Device*>& devices,
-                                                const std::vector<std::string>& names);
+                                                const std::vector<std::string>& names, const std::stop_token& stop);
   /// Of a group that ended well.
   void give_back(std::shared_ptr<Communicators> communicators) noexcept;
   /// Finishes those that wait for their next group; how many.

@@ -28,14 +28,31 @@ Result<std::unique_ptr<HostRegistration>> Registrations::add(std::span<std::byte
                                                              std::shared_ptr<Context> context) {
   CKPTD_TRY(context->usable());
   if (memory.empty()) return std::make_unique<Share>(shared_from_this(), nullptr, std::move(context));
-  std::lock_guard lock(mutex_);
-  const auto found = entries_.find(memory.data());
-  const bool shared = found != entries_.end() && found->second.bytes == memory.size();
-  if (!shared) CKPTD_TRY(register_pieces(memory, *context));
-  auto& entry = entries_[memory.data()];
-  entry.bytes = memory.size();
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] {
+    const auto at = entries_.find(memory.data());
+    return at == entries_.end() || !at->second.busy;
+  });
+  auto [at, made] = entries_.try_emplace(memory.data());
+  auto& entry = at->second;
+  if (!made && entry.bytes != memory.size())
+    return fail(ErrorKind::conflict, "{}: host memory from the same address on is registered with {}, and now with {}",
+                context->name(), show_bytes(entry.bytes), show_bytes(memory.size()));
+  if (made) {
+    entry.bytes = memory.size();
+    entry.busy = true;
+    if (memory.size() > piece_bytes_) has_pieces_ = true;
+    lock.unlock();
+    auto registered = register_pieces(memory, *context);
+    lock.lock();
+    entry.busy = false;
+    changed_.notify_all();
+    if (!registered) {
+      entries_.erase(memory.data());
+      return std::unexpected(std::move(registered).error());
+    }
+  }
   entry.holders.push_back(context);
-  if (memory.size() > piece_bytes_) has_pieces_ = true;
   return std::make_unique<Share>(shared_from_this(), memory.data(), std::move(context));
 }
 
@@ -72,9 +89,8 @@ void Registrations::unregister_pieces(std::span<std::byte> memory, Context& cont
 
 /// Any context may undo what another one did: the one that did it may be lost.
 void Registrations::remove_share(std::byte* memory, const std::shared_ptr<Context>& context) {
-  std::lock_guard lock(mutex_);
-  const auto at = entries_.find(memory);
-  auto& entry = at->second;
+  std::unique_lock lock(mutex_);
+  auto& entry = entries_.at(memory);
   if (entry.holders.size() > 1) {
     // One that is lost goes first, so that the last one can still unregister.
     auto gone = std::ranges::find_if(entry.holders, [](const auto& each) { return each->fenced(); });
@@ -84,11 +100,15 @@ void Registrations::remove_share(std::byte* memory, const std::shared_ptr<Contex
     return;
   }
   auto& last = *entry.holders.front();
+  entry.busy = true;
+  lock.unlock();
   if (last.fenced())
     spdlog::warn("{} is lost: {} of host memory stay registered until ckptd ends", last.name(), show_bytes(entry.bytes));
   else
     unregister_pieces({memory, entry.bytes}, last);
-  entries_.erase(at);
+  lock.lock();
+  entries_.erase(memory);
+  changed_.notify_all();
 }
 
 std::uint64_t Registrations::piece_at(const std::byte* from, std::uint64_t bytes) const {

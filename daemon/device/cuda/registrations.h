@@ -3,10 +3,11 @@
 // A registration counts for every context (PORTABLE), so who registers the same memory with several devices gets shares
 // of one. It is made in pieces: since driver 580 one call cannot take 512 GiB, because its page table would be larger
 // than what the kernel gives in one piece. A copy must not cross two pieces; piece_at() says where to cut. Safe from any
-// thread; registering blocks for about a tenth of a second a GiB, and others that register or unregister with it.
+// thread; registering blocks for about a tenth of a second a GiB, and nobody with it but who comes for the same memory.
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -37,6 +38,7 @@ class Registrations : public std::enable_shared_from_this<Registrations> {
   class Share;
   struct Entry {
     std::uint64_t bytes = 0;
+    bool busy = false;  // somebody registers or unregisters it, without the mutex
     std::vector<std::shared_ptr<Context>> holders;  // one for each share
   };
 
@@ -46,6 +48,7 @@ class Registrations : public std::enable_shared_from_this<Registrations> {
 
   const std::uint64_t piece_bytes_;
   mutable std::mutex mutex_;
+  std::condition_variable changed_;  // some entry is not busy any more
   std::map<std::byte*, Entry> entries_;
   std::atomic<bool> has_pieces_ = false;  ///< whether anything was ever registered in several: else nobody looks
 };

@@ -20,6 +20,7 @@ std::uintptr_t address(const void* pointer) { return reinterpret_cast<std::uintp
 
 template <class Act>
 CUresult call(const char* name, Act act) {
+  machine().faults().meet(name);
   const auto code = machine().begin(name);
   return code != CUDA_SUCCESS ? code : act();
 }
@@ -190,6 +191,8 @@ void fake_cuda_fail(const char* name, unsigned nth, int code, int gpu) {
 }
 void fake_cuda_fail_nothing() { machine().faults().clear(); }
 unsigned fake_cuda_calls(const char* name) { return machine().faults().calls(name); }
+void fake_cuda_gather(const char* name, unsigned at_once) { machine().faults().gather(name, at_once); }
+unsigned fake_cuda_gathered() { return machine().faults().gathered(); }
 void fake_cuda_set_memory(int gpu, unsigned long long bytes) { machine().set_memory(gpu, bytes); }
 void fake_cuda_pause(int paused) { machine().pause(paused != 0); }
 unsigned fake_cuda_complaints() { return machine().faults().complaints(); }

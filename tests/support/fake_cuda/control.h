@@ -19,6 +19,8 @@ class FakeCuda : public OpenedCuda {
 
   const decltype(&fake_cuda_fail) fail = find<decltype(&fake_cuda_fail)>("fake_cuda_fail");
   const decltype(&fake_cuda_fail_nothing) fail_nothing = find<decltype(&fake_cuda_fail_nothing)>("fake_cuda_fail_nothing");
+  const decltype(&fake_cuda_gather) gather = find<decltype(&fake_cuda_gather)>("fake_cuda_gather");
+  const decltype(&fake_cuda_gathered) gathered = find<decltype(&fake_cuda_gathered)>("fake_cuda_gathered");
   const decltype(&fake_cuda_calls) calls = find<decltype(&fake_cuda_calls)>("fake_cuda_calls");
   const decltype(&fake_cuda_set_memory) set_memory = find<decltype(&fake_cuda_set_memory)>("fake_cuda_set_memory");
   const decltype(&fake_cuda_pause) pause = find<decltype(&fake_cuda_pause)>("fake_cuda_pause");

@@ -34,6 +34,11 @@ unsigned fake_cuda_calls(const char* name);
 
 void fake_cuda_set_memory(int gpu, unsigned long long bytes);
 
+/// From now on a call of that name waits in the driver until as many are in it at once, or two seconds.
+void fake_cuda_gather(const char* name, unsigned at_once);
+/// How many were in it at once since then, at most.
+unsigned fake_cuda_gathered();
+
 /// While paused no queued work is done, whoever waits.
 void fake_cuda_pause(int paused);
 

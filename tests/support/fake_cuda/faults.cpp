@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>
@@ -43,6 +44,7 @@ void Faults::add(std::string name, unsigned nth, CUresult code, int gpu) {
 void Faults::clear() {
   std::lock_guard lock(mutex_);
   faults_.clear();
+  gather_.clear();
 }
 
 unsigned Faults::calls(const std::string& name) const {
@@ -63,6 +65,27 @@ CUresult Faults::count(const char* name, int gpu) {
     return code;
   }
   return CUDA_SUCCESS;
+}
+
+void Faults::gather(std::string name, unsigned at_once) {
+  std::lock_guard lock(mutex_);
+  gather_ = std::move(name);
+  at_once_ = at_once;
+  most_ = 0;
+}
+
+unsigned Faults::gathered() const {
+  std::lock_guard lock(mutex_);
+  return most_;
+}
+
+void Faults::meet(const char* name) {
+  std::unique_lock lock(mutex_);
+  if (gather_ != name) return;
+  most_ = std::max(most_, ++inside_);
+  changed_.notify_all();
+  changed_.wait_for(lock, std::chrono::seconds(2), [&] { return most_ >= at_once_; });
+  --inside_;
 }
 
 void Faults::complain(std::string text) {

@@ -3,6 +3,7 @@
 
 #include <cuda.h>
 
+#include <condition_variable>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -24,6 +25,11 @@ class Faults {
   /// Counts the call; the code that it is to give, or CUDA_SUCCESS.
   CUresult count(const char* name, int gpu);
 
+  void gather(std::string name, unsigned at_once);
+  unsigned gathered() const;
+  /// Waits if calls of that name are gathered.
+  void meet(const char* name);
+
   void complain(std::string text);
   unsigned complaints() const;
   const char* last_complaint() const;
@@ -39,6 +45,9 @@ class Faults {
   void parse(const std::string& text);
 
   mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::string gather_;
+  unsigned at_once_ = 0, inside_ = 0, most_ = 0;
   std::vector<Fault> faults_;
   std::map<std::string, unsigned> calls_;
   std::deque<std::string> complaints_;  // grows only, so that what was handed out stays

@@ -7,7 +7,8 @@
 // NCCL's do), and that nothing waits for ever when any call fails, does not return or never gets done, or when a device
 // reports an error later. What the real library would punish with a hang, a crash or wrong bytes is an error here and a
 // complaint that tests look at: a communicator used while in progress, after its abort or end, ended twice or not in
-// one group with its siblings, members that disagree, two ranks on one device. An abort cuts off what is queued:
+// one group with its siblings, members that disagree, two ranks on one device (unless it is told to be 2.30 or newer and
+// NCCL_MULTI_RANK_GPU_ENABLE is 1). An abort cuts off what is queued:
 // the bytes are then left as they were, and the streams know of no error.
 // What it does not prove: speed, anything of CUDA (launches, contexts, implicit synchronisation), topology and transports, several
 // processes, and that NVIDIA's library behaves as its documentation and source say.

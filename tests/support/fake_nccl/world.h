@@ -117,6 +117,7 @@ class World {
   void start(Communicator& communicator, int result);
   void join(Communicator& communicator, const Call& call);
   bool may_finish(Communicator& communicator);
+  bool may_share_a_device() const;
   int queue(Clique& clique, Operation& operation);
   void cut(Communicator& communicator);
   int complain(std::string text, int code);

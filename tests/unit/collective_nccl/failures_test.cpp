@@ -207,6 +207,41 @@ TEST_CASE("the end of the daemon ends the making of communicators") {
   CHECK_FALSE(house.groups->make_group(house.all, house.names));
 }
 
+TEST_CASE("a stop request ends the making of communicators, and the look at those that wait") {
+  House house;
+  std::stop_source stop;
+  std::function<bool()> begun;
+  unsigned aborted = House::kDevices;
+  SECTION("that are made") {
+    fake_nccl_fail_later("ncclCommInitRankConfig", 1, kNever);
+    begun = [] { return fake_nccl_calls("ncclCommGetAsyncError") > 3; };
+  }
+  SECTION("that wait, and do not say how they fare") {
+    house.update();
+    fake_nccl_hang("ncclCommGetAsyncError", 1, 0);
+    begun = [] { return fake_nccl_hanging() == 1; };
+  }
+  SECTION("before it has begun") {
+    stop.request_stop();
+    aborted = 0;
+  }
+  std::thread other([&] {
+    if (!begun) return;
+    wait_for(begun);
+    stop.request_stop();
+  });
+  const Watch watch;
+  const auto made = house.groups->make_group(house.all, house.names, stop.get_token());
+  other.join();
+  REQUIRE_FALSE(made);
+  CHECK(made.error().kind == ErrorKind::cancelled);
+  CHECK(watch.within(4s));  // sooner than any patience of this house
+  fake_nccl_release();
+  wait_for([] { return fake_nccl_communicators() == 0; });
+  CHECK(fake_nccl_calls("ncclCommAbort") == aborted);
+  house.update();
+}
+
 TEST_CASE("an end by a deadline is held up by no NCCL that hangs, whatever the patience is") {
   House house({.start = 20s, .drain = 20s, .stuck = 20s});
   house.hung_for_ever = true;

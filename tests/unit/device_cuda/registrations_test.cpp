@@ -1,6 +1,8 @@
 // Host memory: one registration for all devices, in pieces that are undone when one fails.
 #include "daemon/device/cuda/registrations.h"
 
+#include <algorithm>
+#include <thread>
 #include <vector>
 
 #include "daemon/device/cuda/stream.h"
@@ -49,6 +51,42 @@ TEST_CASE("a piece that fails undoes those before it, and all can be had again")
   says(refused.error(), "LimitMEMLOCK");
   CHECK(fake->objects() == before);
   CHECK(all->add(memory, zero));
+}
+
+TEST_CASE("memory is registered side by side, and whoever comes for the same waits for it") {
+  CleanFake fake;
+  auto all = std::make_shared<Registrations>(kPiece);
+  auto zero = context_of(0), one = context_of(1);
+  const unsigned before = fake->objects();
+  std::vector<std::vector<std::byte>> memory(3, std::vector<std::byte>(kPiece));
+  const auto add_each_twice = [&] {
+    std::vector<Result<std::unique_ptr<HostRegistration>>> shares(2 * memory.size());
+    {
+      std::vector<std::jthread> threads;
+      for (std::size_t i = 0; i < shares.size(); ++i)
+        threads.emplace_back([&, i] { shares[i] = all->add(memory[i / 2], i % 2 == 0 ? zero : one); });
+    }
+    return shares;
+  };
+  SECTION("it succeeds") {
+    fake->gather("cuMemHostRegister_v2", 3);
+    auto shares = add_each_twice();
+    for (const auto& share : shares) CHECK(share);
+    CHECK(fake->gathered() == 3);
+    CHECK(fake->objects() == before + 3);
+    fake->gather("cuMemHostUnregister", 3);
+    std::vector<std::jthread> threads;
+    for (auto& share : shares) threads.emplace_back([&share] { share->reset(); });
+    threads.clear();
+    CHECK(fake->gathered() == 3);
+  }
+  SECTION("one fails, and whoever waited for it tries itself") {
+    fake->fail("cuMemHostRegister_v2", 2, CUDA_ERROR_OUT_OF_MEMORY, -1);
+    const auto shares = add_each_twice();
+    CHECK(std::ranges::count_if(shares, [](const auto& share) { return share.has_value(); }) == 5);
+    CHECK(fake->objects() == before + 3);
+  }
+  CHECK(all->add(memory[0], zero));
 }
 
 TEST_CASE("memory that somebody else has registered is a conflict") {

@@ -61,7 +61,8 @@ struct House {
     options.record_memory_bytes = record_memory_bytes;
     options.prefetch.throttle = throttle;
     operations = operations::make_operations(
-        {*catalogue, *store, *jobs, *journal, endpoints, raw, collective::local::make_group,
+        {*catalogue, *store, *jobs, *journal, endpoints, raw,
+         [](const auto& members, const auto& names, auto) { return collective::local::make_group(members, names); },
          [this](const journal::EngineRecord& engine) -> Result<std::unique_ptr<fleet::Engine>> {
            return std::make_unique<FakeEngine>(behaviour_of(engine.name), endpoints);
          },

@@ -266,6 +266,23 @@ TEST_CASE("what does not fit the engine is refused before it is touched") {
   CHECK(preview.error().kind == ErrorKind::unsupported);
 }
 
+TEST_CASE("an arena of a configured size is reserved at the start, before any engine has sized its cache") {
+  House house;
+  const auto kept = [&] {
+    std::vector<std::uint64_t> bytes;
+    for (const auto& device : house.operations->status().devices) bytes.push_back(device.kept_arena_bytes);
+    return bytes;
+  };
+  CHECK(kept() == std::vector<std::uint64_t>{0, 0});
+  house.arena_bytes = 1 << 20;
+  house.start();
+  CHECK(kept() == std::vector<std::uint64_t>{1 << 20, 1 << 20});
+  house.load_or_die("1", 1);
+  house.add_engine();
+  REQUIRE(house.run_update(House::to("1")).state == "succeeded");
+  CHECK(kept() == std::vector<std::uint64_t>{1 << 20, 1 << 20});
+}
+
 TEST_CASE("an arena too small for the largest tensor fails dry run and update with numbers") {
   House house;
   house.arena_bytes = 1024;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -68,6 +69,7 @@ struct Bench {
       lanes[i].session = tests::make_scripted_session(names[i], lanes[i].arena->range(), scripts[i], models[i]);
       if (!group.empty()) lanes[i].member = std::move(group[i]);
     }
+    if (meddle) meddle(lanes);
     return push(plan, manifest, [this](auto offset, auto limit) { return resting(offset, limit); }, std::move(lanes),
                 deadlines, gates, progress, stop, report);
   }
@@ -113,6 +115,7 @@ struct Bench {
                 return {};
               }};
   std::atomic<int> offers = 0, touches = 0;
+  std::function<void(std::vector<Lane>&)> meddle;  ///< with what the lanes have, before they begin
   Progress progress;
   Report report;
   std::vector<std::unique_ptr<device::Allocation>> arenas;

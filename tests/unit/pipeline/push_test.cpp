@@ -1,5 +1,6 @@
 #include "daemon/pipeline/push.h"
 
+#include <array>
 #include <catch2/catch.hpp>
 #include <random>
 #include <thread>
@@ -91,6 +92,25 @@ TEST_CASE("every rank gets every byte, whatever legal order the devices choose")
     check_both_fan_outs(members, 4096, 4096);       // one slot: nothing overlaps
     check_both_fan_outs(members, 3000, 64 * 1024);  // many slots
     check_both_fan_outs(members, 1 << 20, 1 << 20); // one bucket
+  }
+}
+
+TEST_CASE("between buckets nothing is allocated, made or registered, and no stream is waited for") {
+  using tests::Call;
+  const auto fan_out = GENERATE(plan::FanOut::independent, plan::FanOut::broadcast);
+  constexpr std::array kCalls{Call::allocate, Call::open, Call::make_stream, Call::make_event, Call::register_host,
+                              Call::synchronize};
+  Bench bench(3);
+  std::array<unsigned, kCalls.size()> at_first{};
+  bench.gates.before_first_bucket = [&]() -> Result<> {
+    std::ranges::transform(kCalls, at_first.begin(), [&](auto call) { return bench.shuffler.calls(call); });
+    return {};
+  };
+  REQUIRE(bench.run(fan_out, std::vector<Script>(3)));
+  REQUIRE(bench.plan.buckets.size() > 5);
+  for (std::size_t i = 0; i < kCalls.size(); ++i) {
+    INFO("call " << static_cast<int>(kCalls[i]));
+    CHECK(bench.shuffler.calls(kCalls[i]) == at_first[i]);
   }
 }
 

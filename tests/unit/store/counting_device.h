@@ -1,9 +1,13 @@
 // A device that can only register host memory, counts what is registered and fails when told to.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "daemon/device/device.h"
@@ -18,12 +22,27 @@ class CountingDevice : public device::Device {
   std::atomic<int> registrations = 0;             ///< ever
   std::atomic<int> fail_after = std::numeric_limits<int>::max();
   std::atomic<bool> lost = false;
+  int together = 1;                               ///< so many registrations are to be under way at once
+
+  std::mutex mutex;  // guards what follows
+  std::condition_variable changed;
+  int inside = 0, most_inside = 0;
 
   const device::Identity& identity() const override { return identity_; }
   Result<std::unique_ptr<device::HostRegistration>> register_host(std::span<std::byte> memory) override {
     if (lost) return fail(ErrorKind::unavailable, "lost until a restart");
-    if (registrations >= fail_after) return fail(ErrorKind::io, "out of registrations");
-    ++registrations;
+    if (registrations++ >= fail_after) {  // several segments are registered at once
+      --registrations;
+      return fail(ErrorKind::io, "out of registrations");
+    }
+    if (together > 1) {  // until so many are in it at once, or it is clear that they will not be
+      std::unique_lock lock(mutex);
+      ++inside;
+      changed.notify_all();
+      most_inside = std::max(most_inside, inside);
+      changed.wait_for(lock, std::chrono::seconds(2), [&] { return most_inside >= together; });
+      --inside;
+    }
     memory.back() = memory.back();  // a fault here would mean that the memory is not mapped
     return std::make_unique<Registration>(registered);
   }

@@ -238,6 +238,19 @@ TEST_CASE("a store that goes unregisters and closes everything") {
   CHECK(fcntl(memfd, F_GETFD) == -1);
 }
 
+TEST_CASE("segments of one reservation are registered side by side, and stay in their order") {
+  Setup setup(8);
+  setup.first.together = 3;
+  auto lent = setup.store->reserve(6);
+  REQUIRE(lent);
+  CHECK(setup.first.most_inside >= 3);
+  CHECK(setup.first.registered == 6);
+  CHECK(setup.second.registered == 6);
+  std::vector<std::uint32_t> order;
+  for (const auto* segment : lent->segments()) order.push_back(segment->number);
+  CHECK(std::ranges::is_sorted(order));
+}
+
 TEST_CASE("a registration that fails gives the memory back and names the device") {
   Setup setup(4);
   setup.second.fail_after = 2;
