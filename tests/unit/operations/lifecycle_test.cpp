@@ -395,6 +395,24 @@ TEST_CASE("a sleeping engine is woken for another version, if that is allowed, a
   CHECK(engine(house).state == (wake == "all" ? "serving" : "asleep"));
 }
 
+TEST_CASE("a server that comes back asleep, as it was started, is given its weights again") {
+  Settled settled("all");
+  auto& house = settled.house;
+  SECTION("once") {}
+  SECTION("though somebody had put the one before it to sleep") {
+    house.behaviour->set_state(Seen::asleep);
+    REQUIRE(soon([&] { return engine(house).state == "asleep"; }));
+    some_looks(*house.behaviour);
+    CHECK(house.behaviour->calls == settled.calls);
+  }
+  house.behaviour->restart(Seen::asleep);
+  REQUIRE(soon([&] { return serves(house, "m@1"); }));
+  CHECK(house.behaviour->calls == settled.calls + 1);
+  CHECK(house.behaviour->full_wakes == 1);
+  house.behaviour->restart(Seen::asleep);
+  REQUIRE(soon([&] { return house.behaviour->calls == settled.calls + 2 && serves(house, "m@1"); }));
+}
+
 TEST_CASE("a server that stalls delays neither another engine nor the end of the daemon") {
   House house;
   house.ping_timeout = 700ms;
