@@ -134,13 +134,13 @@ class Sglang(Server):
         mode = request.body().get("mode", "abort")
         if mode not in ("abort", "retract", "in_place"):
             raise BadRequest("mode: Input should be 'abort', 'retract' or 'in_place'")
-        self.paused = mode
+        self.hold_back(mode)
         if mode == "abort":
             self.running_requests = 0
         return 200, {"message": "Generation paused successfully.", "status": "ok"}
 
     def continue_generation(self, _request):
-        self.paused = None
+        self.let_go_on()
         return 200, {"message": "Generation continued successfully.", "status": "ok"}
 
     def release_memory(self, request):

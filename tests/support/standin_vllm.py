@@ -11,6 +11,7 @@ transfer. What else is assumed: docs/standins.md.
 
 import sys
 import threading
+import time
 
 from standin_common import Server, common_parser, run
 
@@ -89,16 +90,24 @@ class Vllm(Server):
             ("POST", "/finish_weight_update"): self.transfer_call("finish", None, "Weight update finished")}
 
     def transfer_call(self, call, argument, message):
+        """Misbehaviour is that of the next bucket."""
         def route(request):
             body = request.body()
             if argument and body.get(argument) is None:
                 return 400, {"detail": f"Missing '{argument}' in request body"}
-            complaint = self.transfer(call, body.get(argument) if argument else None)
+            misbehaviour = self.next_misbehaviour() if call == "update" else {"answer": "normal"}
+            about = self.note_call({})
+            does = misbehaviour.get("update", True)
+            complaint = self.transfer(call, body.get(argument) if argument else None) if does else None
+            if misbehaviour["answer"] == "failure":
+                complaint = "the stand-in was told to say no"
+            about.update(ended=time.monotonic(), message=complaint or "")
+            self.closing.wait(misbehaviour.get("seconds", 0))
             if complaint:
-                return self.failure(complaint)
+                return misbehaviour["answer"], *self.failure(complaint)
             if call == "finish" and isinstance(body.get("weight_version"), str):
                 self.weight_version = body["weight_version"]
-            return 200, {"message": message}
+            return misbehaviour["answer"], 200, {"message": message}
         return route
 
     def transfer(self, call, info):
@@ -160,13 +169,13 @@ class Vllm(Server):
         mode = request.query.get("mode", ["abort"])[0]
         if mode not in ("abort", "wait", "keep"):
             return 422, {"detail": [{"loc": ["query", "mode"], "msg": "Input should be 'abort', 'wait' or 'keep'"}]}
-        self.paused = mode
+        self.hold_back(mode)
         if mode != "keep":
             self.running_requests = 0
         return 200, {"status": "paused"}
 
     def resume(self, _request):
-        self.paused = None
+        self.let_go_on()
         return 200, {"status": "resumed"}
 
     def sleep(self, request):
@@ -180,7 +189,7 @@ class Vllm(Server):
         tags = set(request.query.get("tags", ["weights", "kv_cache"]))
         self.released -= tags
         if not self.released:
-            self.paused = None
+            self.let_go_on()
         return 200, None
 
     def reset_prefix_cache(self, request):
