@@ -94,7 +94,7 @@ class Sglang(Server):
     def server_info(self, _request):
         arguments, drafts = self.arguments, self.arguments.draft_models
         return 200, {
-            "model_path": "stand-in", "version": "0.5.23", "load_format": arguments.load_format, "nnodes": 1,
+            "model_path": "stand-in", "version": arguments.software or "0.5.23", "load_format": arguments.load_format, "nnodes": 1,
             "tp_size": len(self.ranks), "pp_size": 1, "dp_size": arguments.dp_size, "enable_dp_attention": False,
             "speculative_algorithm": "EAGLE" if drafts else None, "speculative_num_steps": drafts or None,
             "enable_multi_layer_eagle": drafts > 1, "enable_memory_saver": arguments.memory_saver,

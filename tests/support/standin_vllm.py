@@ -50,7 +50,7 @@ class Vllm(Server):
     def routes(self):
         table = {
             ("GET", "/health"): lambda _: (503 if self.starting() else 200, None),
-            ("GET", "/version"): lambda _: (200, {"version": "0.26.0"}),
+            ("GET", "/version"): lambda _: (200, {"version": self.arguments.software or "0.26.0"}),
             ("GET", "/v1/models"): lambda _: (200, {"object": "list", "data": [{"id": "stand-in", "root": "stand-in"}]}),
             ("GET", "/metrics"): lambda _: (200, self.metrics()),
             ("GET", "/openapi.json"): lambda _: (200, {"openapi": "3.1.0",

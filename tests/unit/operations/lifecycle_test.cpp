@@ -405,12 +405,11 @@ TEST_CASE("a server that comes back asleep, as it was started, is given its weig
     some_looks(*house.behaviour);
     CHECK(house.behaviour->calls == settled.calls);
   }
-  house.behaviour->restart(Seen::asleep);
-  REQUIRE(soon([&] { return serves(house, "m@1"); }));
-  CHECK(house.behaviour->calls == settled.calls + 1);
-  CHECK(house.behaviour->full_wakes == 1);
-  house.behaviour->restart(Seen::asleep);
-  REQUIRE(soon([&] { return house.behaviour->calls == settled.calls + 2 && serves(house, "m@1"); }));
+  for (int times = 1; times <= 2; ++times) {
+    house.behaviour->restart(Seen::asleep);
+    REQUIRE(soon([&] { return house.behaviour->calls == settled.calls + times && serves(house, "m@1"); }));
+    CHECK(house.behaviour->full_wakes == times);
+  }
 }
 
 TEST_CASE("a server that stalls delays neither another engine nor the end of the daemon") {
