@@ -80,7 +80,7 @@ TABLE = (
     Fault("opening fails", FAILS, 3, rank("fail_open"), families=SESSIONS),
     Fault("the post hook fails", FAILS, 3, rank("fail_post_hook"), families=SESSIONS),
     Fault("a rank stalls", FAILS, 2, rank("stall", ("reload", 2))),
-    Fault("the post hook is too slow", FAILS, 2, rank("slow_post_hook", ("finish", 2)), families=SESSIONS),
+    Fault("the post hook is too slow", FAILS, 2, rank("slow_post_hook", ("finish", 5)), families=SESSIONS),
     Fault("connects too late", FAILS, 2, rank("connect_late", ("connect", 2)), families=SESSIONS),
     Fault("two on one endpoint", FAILS, 1, rank("connect_twice", 1), families=("sglang", "draft")),
     # the session of a draft model, after the target's has ended well
