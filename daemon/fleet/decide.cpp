@@ -67,8 +67,10 @@ Decision bring(State state, const Facts& facts) {
     return says(Next::tell, fmt::format("{}; {} is not resident: load it (ckptctl load {} DIR), and it follows by itself",
                                         condition, target, target));
   const bool asleep = is_in(*facts.look, Seen::asleep);
-  // It was put to sleep for a reason: another version is one to wake it, what it had before is none.
-  if (asleep && facts.wake != Wake::none && facts.given && is_same(*facts.target, *facts.given))
+  // It was put to sleep for a reason: another version is one to wake it, what it had before is none. A server that has
+  // slept since it was started waits for its weights, and nobody else will wake it.
+  const bool was_put_to_sleep = facts.lost.empty() || facts.released || facts.look->fell_asleep;
+  if (asleep && was_put_to_sleep && facts.wake != Wake::none && facts.given && is_same(*facts.target, *facts.given))
     return says(Next::wait, fmt::format("it sleeps; once somebody has woken it, it is given {} again", target));
   if (asleep && facts.wake == Wake::none)
     return says(Next::wait, fmt::format("it sleeps; once somebody has woken it, it is given {} (or register it with "
@@ -166,7 +168,7 @@ Kept compare(const Mark& mark, const Look& look) {
     if (!processes && look.returned) return {restarted, fmt::format("its server was restarted ({})", told)};
     return {changed, fmt::format("somebody else changed its weights ({})", told)};
   }
-  if (look.fell_asleep) return {released, "its memory was released"};
+  if (look.fell_asleep) return {released, std::string(kReleased)};
   if (processes || labels) return {same, {}};
   // A slow server is not one that was away: `returned` is of those that refused a connection.
   if (look.returned) return {restarted, "its server was away, and nothing tells that it is still the same"};

@@ -73,6 +73,9 @@ struct Kept {
 /// either, a server that was away has been restarted.
 Kept compare(const Mark& mark, const Look& look);
 
+/// How that is said of memory that was released: who tells why an engine has lost its weights has this sentence alone.
+inline constexpr std::string_view kReleased = "its memory was released";
+
 /// Where the target is now.
 enum class Residency { resident, loading, missing };
 
@@ -84,6 +87,7 @@ struct Facts {
   std::optional<VersionRef> given = {};  ///< the version that it was given last, in full
   std::string lost = {};    ///< why it does not hold that any more, or empty
   bool changed_by_others = false;   ///< `lost` is because somebody else changed its weights
+  bool released = false;            ///< `lost` is because somebody put it to sleep
   std::string poisoned = {};  ///< why it may hold a mixture, or empty
   bool paused_by_us = false;
   bool held = false;        ///< poisoned, and to be left as it is until somebody says otherwise

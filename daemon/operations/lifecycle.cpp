@@ -53,6 +53,7 @@ fleet::Facts Service::facts_of(journal::EngineRecord record, bool node_drained, 
   facts.given = reference(record.serving);
   facts.lost = record.lost;
   facts.changed_by_others = record.changed_by_others;
+  facts.released = record.lost == fleet::kReleased;
   facts.poisoned = record.poisoned;
   facts.paused_by_us = !record.paused.empty();
   facts.held = record.held;
@@ -167,6 +168,8 @@ bool Service::take_in(const std::string& engine, std::uint64_t touched, Result<f
   if (seen) {
     sighting.unreachable = 0;
     if (seen->state == Seen::asleep && !record->paused.empty()) seen->state = Seen::paused;  // LMDeploy pauses by sleeping
+    const auto known = sighting.described_listener;
+    if (known && seen->listener && *known != *seen->listener) sighting.was_awake = look.fell_asleep = false;
     if (seen->state != Seen::asleep) sighting.was_awake = true;
     if (seen->state == Seen::asleep && sighting.was_awake) look.fell_asleep = true;
     if (sighting.described_listener != seen->listener) sighting.described = false;

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "daemon/operations/targets.h"
+
 namespace ckptd::operations {
 
 using State = fleet::Observation::State;
@@ -28,8 +30,9 @@ fleet::Observation Standstill::resumed(fleet::Observation seen) const {
 Result<> Standstill::begin(const fleet::Observation& seen, std::stop_token stop) {
   if (begun_) return {};
   begun_ = true;
+  const bool was_left_paused = left_by_us();
   if (seen.state == State::paused) {
-    ours_ = left_by_us();
+    ours_ = was_left_paused;
     return {};
   }
   const auto mode = push_.policy.pause.value_or(fleet::default_pause(push_.known.kind));
@@ -37,9 +40,16 @@ Result<> Standstill::begin(const fleet::Observation& seen, std::stop_token stop)
     if (seen.state == State::serving)
       warnings_.push_back("requests are not paused, so they may be answered by a mixture of versions until the update has "
                           "ended, and after it if it fails");
-    return left_by_us() ? write("") : Result<>{};  // it was started again since
+    if (!was_left_paused) return {};
+    // It was started again since, or does not tell that it is still paused (SGLang before it had GET /ready). Then it is ours
+    // to resume, which does no harm to one that is not paused.
+    if (seen.state == State::serving) {
+      ours_ = true;
+      return {};
+    }
+    return write("");
   }
-  CKPTD_TRY(write(std::string(fleet::name_of(mode))));
+  CKPTD_TRY(write(std::string(fleet::name_of(mode)), &seen));
   auto paused = engine_.pause(mode, push_.options->engine_step, stop);
   if (paused) {
     ours_ = true;
@@ -51,9 +61,12 @@ Result<> Standstill::begin(const fleet::Observation& seen, std::stop_token stop)
                                     paused.error().sentence));
     return write("");
   }
+  // One that was left paused and does not tell so may hold a mixture: it is let go on when that is known, and not here.
+  ours_ = was_left_paused;
   // It may have been paused all the same: after a deadline nobody knows.
-  if (auto resumed = engine_.resume(push_.options->engine_step); resumed || paused.error().kind == ErrorKind::unsupported)
-    CKPTD_TRY(write(""));
+  if (!ours_)
+    if (auto resumed = engine_.resume(push_.options->engine_step); resumed || paused.error().kind == ErrorKind::unsupported)
+      CKPTD_TRY(write(""));
   return std::unexpected(paused.error().within(
       fmt::format("engine {} could not be paused ({}), so it was given nothing", push_.engine, fleet::name_of(mode))));
 }
@@ -66,10 +79,12 @@ Result<> Standstill::end() {
   return write("");
 }
 
-Result<> Standstill::write(std::string mode) {
+Result<> Standstill::write(std::string mode, const fleet::Observation* of) {
   auto written = journal_.change([&](journal::Contents& contents) {
     const auto at = std::ranges::find(contents.engines, push_.engine, &journal::EngineRecord::name);
-    if (at != contents.engines.end()) at->paused = mode;
+    if (at == contents.engines.end()) return;
+    if (of) meet(*at, *of);
+    at->paused = mode;
   });
   if (!written)
     return std::unexpected(written.error().within(

@@ -38,7 +38,9 @@ class Standstill {
   const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
-  Result<> write(std::string mode);
+  /// A pause is one of the server that was seen: written without that, it would count as one of the server before, and be
+  /// forgotten with it.
+  Result<> write(std::string mode, const fleet::Observation* of = nullptr);
   bool left_by_us() const;
 
   journal::Journal& journal_;

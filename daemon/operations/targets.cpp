@@ -36,8 +36,8 @@ bool lose(journal::EngineRecord& engine, const fleet::Kept& kept) {
   if (engine.serving && engine.lost.empty()) {
     engine.lost = kept.how;
     engine.changed_by_others = kept.verdict == Verdict::changed;
-  } else if (kept.verdict == Verdict::restarted && engine.changed_by_others) {
-    engine.lost = kept.how;  // and what the others gave it is gone as well
+  } else if (kept.verdict == Verdict::restarted && (engine.changed_by_others || engine.lost == fleet::kReleased)) {
+    engine.lost = kept.how;  // and what the others gave it is gone as well, or nobody has put this one to sleep
     engine.changed_by_others = false;
   }
   return engine != before;

@@ -23,7 +23,7 @@ class LaneRun {
     std::stop_callback on_stop(all_.stopped(), [&] { waker.wake(); });
     std::stop_callback on_answer(all_.answered, [&] { waker.wake(); });
     while (report_.sessions != all_.sessions) {
-      if (!CKPTD_TRY(rank_returned(waker))) return all_.sessions == 0 ? Result<>{} : did_not_return();
+      if (!CKPTD_TRY(rank_returned(waker))) return all_.sessions == 0 ? end_without_return() : did_not_return();
       CKPTD_TRY(further_session());
     }
     return {};
@@ -72,6 +72,14 @@ class LaneRun {
       CKPTD_TRY(all_.check_stop());
       if (all_.answered.stop_requested()) return false;
     }
+  }
+
+  /// The rank is well either way, and what the engine says is for others to judge. While its call is open it may come back
+  /// all the same, and must not wait where nobody is.
+  Result<> end_without_return() {
+    if (!all_.answered.stop_requested())
+      lane_.session->fail({ErrorKind::timed_out, "its engine had not answered in time, and the update has ended without it"});
+    return {};
   }
 
   Result<> did_not_return() const {

@@ -76,6 +76,14 @@ class Draft:
         daemon.must("update", "m@1")
         self.assert_holds(self.shared, self.source)
 
+    def test_a_rank_that_comes_back_after_the_update_was_given_up_is_not_left_waiting(self):
+        daemon = self.start({"timeouts": {**SHORT["timeouts"], "finish": "1s"}})
+        self.shared.fault("HOST-1", "connect_late", seconds=4, session=1)
+        self.assert_fails(daemon.ctl("update", "m@1"), "timed_out", "did not answer")
+        self.assertTrue(daemon.engine("e")["poisoned"])
+        self.shared.wait_idle(15)
+        self.heals(daemon)
+
     def test_another_process_that_comes_after_a_rank_has_finished_is_an_error(self):
         daemon = self.start()
         self.shared.fault("HOST-1", "connect_late", seconds=6, session=1)

@@ -7,12 +7,13 @@ import sys
 
 import harness
 from harness import UnixConnection
-from soak import bystanders, daemon_faults, engine_faults, invariants, leaks, plan as plans, run as soak, world as worlds
+from soak import (bystanders, daemon_faults, engine_faults, invariants, leaks, orders, plan as plans, run as soak,
+                  world as worlds)
 
 SEED = int(os.environ.get("CKPTD_SOAK_SEED") or 20261126)
-STEPS, SECONDS = 14, 60
-Stub = collections.namedtuple("Stub", "name kind devices")
-STUBS = [Stub(name, kind, [str(number) for number in range(ranks)]) for name, kind, ranks, _ in worlds.ENGINES]
+STEPS, SECONDS = 10, 45
+Stub = collections.namedtuple("Stub", "name family devices")
+STUBS = [Stub(name, family, [str(number) for number in range(ranks)]) for name, family, ranks, _ in worlds.ENGINES]
 
 
 class Minute(harness.Case):
@@ -39,9 +40,18 @@ class Plans(harness.Case):
         met = collections.Counter()
         for number in range(1, 1500):
             plan = plans.plan(1, number, STUBS, ["m@1", "m@2", "m@3"])
-            met.update([plan.daemon_fault, plan.bystander, plan.version, *(roll.fault for roll in plan.faults.values())])
+            met.update([plan.daemon_fault, plan.bystander, plan.order, plan.drained, *plan.flags, plan.max_unavailable,
+                        *(roll.fault for roll in plan.faults.values())])
         names = {fault.name for fault in engine_faults.TABLE} | set(daemon_faults.TABLE) | set(bystanders.TABLE)
+        names |= set(orders.TABLE) | {plans.NODE, *(stub.name for stub in STUBS), "none", "hold", "repush", 1, 2}
         self.assertEqual(names - set(met) - {"nothing"}, set())
+
+    def test_nobody_that_has_no_words_for_it_is_told_not_to_pause(self):
+        for number in range(1, 1500):
+            plan = plans.plan(1, number, STUBS, ["m@1", "m@2"])
+            if "none" in plan.flags:
+                self.assertTrue(plan.engines)
+                self.assertNotIn("lmdeploy", plan.engines)
 
     def test_the_daemon_gets_old_in_every_second_stretch(self):
         old = range(plans.STRETCH, 2 * plans.STRETCH)
@@ -87,6 +97,53 @@ class AssertionsCanFail(harness.Case):
         invariants.update_ended_in_time(self.world, 5)
         with self.assertRaisesRegex(AssertionError, "the update took"):
             invariants.update_ended_in_time(self.world, 1000 * harness.PATIENCE)
+
+    def test_an_engine_that_goes_on_with_a_mixture(self):
+        self.world.ensure_resident("m@2")
+        self.member.engine.fault("HOST-0", "fail_load", 2)
+        self.assertNotEqual(self.world.daemon.ctl("update", "m@2", "--on-failure", "hold").code, 0)
+        self.addCleanup(self.member.restart)
+        invariants.paused_only_while_a_mixture(self.world)
+        invariants.continued_with_one_version(self.world)
+        self.member.engine.post("/continue_generation")  # as ckptd must not
+        with self.assertRaisesRegex(AssertionError, "was resumed while it held no single version"):
+            invariants.continued_with_one_version(self.world)
+        with self.assertRaisesRegex(AssertionError, "may hold a mixture and is not paused any more"):
+            invariants.paused_only_while_a_mixture(self.world)
+
+    def test_an_engine_that_stays_paused(self):
+        self.member.engine.post("/pause_generation", mode="retract")
+        self.addCleanup(self.member.engine.post, "/continue_generation")
+        with self.assertRaisesRegex(AssertionError, "holds m@1 and is still paused"):
+            invariants.paused_only_while_a_mixture(self.world)
+
+    def test_an_engine_that_is_never_to_be_paused(self):
+        self.member.pause = "none"
+        self.addCleanup(setattr, self.member, "pause", "in_place")
+        with self.assertRaisesRegex(AssertionError, "one is never to be paused"):
+            invariants.continued_with_one_version(self.world)
+
+    def test_an_engine_that_is_called_though_it_is_out_of_service(self):
+        before = {"one": invariants.calls_of(self.member)}
+        with self.assertRaisesRegex(AssertionError, "is not any more"):
+            invariants.untouched(self.world, before)
+        self.world.daemon.must("drain", "one")
+        self.addCleanup(self.world.daemon.must, "undrain", "one")
+        invariants.untouched(self.world, before)
+        with self.assertRaisesRegex(AssertionError, "is out of service and was called"):
+            invariants.untouched(self.world, {"one": (0, 0, 0)})
+
+    def test_too_many_at_once(self):
+        invariants.at_most(self.world, ["one"], 1, 0)
+        with self.assertRaisesRegex(AssertionError, "0 engines may be out of service at once"):
+            invariants.at_most(self.world, ["one"], 0, 0)
+
+    def test_an_engine_of_which_is_said_that_it_holds_something_else(self):
+        plan = plans.Plan(1, "m@1", (), {}, "", 0.0, "nothing", (), False, order="verify", of="one", to="m@1")
+        orders.verify(self.world, plan)
+        self.member.engine.reset()
+        with self.assertRaisesRegex(AssertionError, "one is said to hold something else"):
+            orders.verify(self.world, plan)
 
     def test_descriptors_that_stay_open(self):
         baseline = leaks.Baseline()

@@ -13,6 +13,8 @@ For tests, never guarded by a key, in every kind:
   POST /standin/restart   {"seconds": S, "arguments": [..]}        ends, and starts again as another process at the same
                                                                    address after S seconds, with new ranks
   POST /standin/requests  {"running": N}                           as if N requests were being answered
+  POST /standin/versions  {"versions": {NAME: DIR}}                from now on /standin/state says of each pause what the
+                                                                   ranks held when requests were let go on ("pauses")
 """
 
 import argparse
@@ -43,6 +45,8 @@ ANSWERS = (
     "close",             # ends the connection without an answer
     "wrong_uuid",        # the rank on "device" (default: the first) looks up a uuid that nobody has
 )
+MOST_PAUSES = 50  # that are told
+NOTHING, A_MIXTURE, IN_AN_UPDATE, GONE = "nothing", "a mixture", "in an update", "gone"
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -154,6 +158,7 @@ class Server:
         self.weight_version = self.FIRST_LABEL
         self.released = set()  # kinds of memory that are given back: "weights", "kv_cache"
         self.paused = None     # the mode, while requests are held back
+        self._pauses, self._versions = [], {}
         self.running_requests = 0
         self.updated = False
         self.ready_at = time.monotonic() + arguments.starting
@@ -200,14 +205,70 @@ class Server:
         for rank in self.ranks:
             rank.kill()
 
+    # -- pauses
+
+    def hold_back(self, mode):
+        """Requests wait from now on."""
+        with self._state:
+            if not self._pauses or self._pauses[-1]["continued"]:
+                self._pauses.append({"paused": time.monotonic(), "modes": [], "continued": None, "held": {}})
+            self._pauses[-1]["modes"].append(mode)
+            del self._pauses[:-MOST_PAUSES]
+            self.paused = mode
+
+    def let_go_on(self):
+        """Requests are answered from now on: by whatever the ranks hold."""
+        pause = self._pauses[-1] if self._pauses and not self._pauses[-1]["continued"] else None
+        if pause and self._versions:
+            pause["held"] = self.held_by_ranks()
+        with self._state:
+            if pause:
+                pause["continued"] = time.monotonic()
+            self.paused = None
+
+    def held_by_ranks(self):
+        """Device -> the version that its rank holds, or NOTHING, A_MIXTURE; IN_AN_UPDATE and GONE, who cannot be asked."""
+        held, threads = {}, []
+        for rank in self.ranks:
+            def run(rank=rank):
+                held[rank.device] = self._held_by(rank)
+            threads.append(threading.Thread(target=run, daemon=True))
+            threads[-1].start()
+        for thread in threads:
+            thread.join()
+        return held
+
+    def _held_by(self, rank):
+        if not rank.alive():
+            return GONE
+        if rank.busy_with in ("update", "transfer"):
+            return IN_AN_UPDATE
+        answer = {}
+        for version, directory in self._versions.items():
+            answer = rank.ask({"cmd": "compare", "checkpoint": directory})
+            if answer.get("equal"):
+                return version
+        if "equal" not in answer:
+            return GONE
+        return A_MIXTURE if rank.ask({"cmd": "state"}).get("tensors") else NOTHING
+
     # -- the update route
+
+    def next_misbehaviour(self):
+        with self._state:
+            misbehaviour, self._misbehaviour = self._misbehaviour, {"answer": "normal"}
+        return misbehaviour
+
+    def note_call(self, handles, weight_version=None):
+        call = {"started": time.monotonic(), "ended": None, "handles": handles, "weight_version": weight_version}
+        with self._state:
+            self._calls.append(call)
+        return call
 
     def update(self, handles, weight_version=None, more=None):
         """Returns (misbehaviour, status, answer). `more` runs when all ranks were well, and returns a complaint or None."""
-        with self._state:
-            misbehaviour, self._misbehaviour = self._misbehaviour, {"answer": "normal"}
-            call = {"started": time.monotonic(), "ended": None, "handles": handles, "weight_version": weight_version}
-            self._calls.append(call)
+        misbehaviour = self.next_misbehaviour()
+        call = self.note_call(handles, weight_version)
         kind = misbehaviour["answer"]
         if kind == "early_success":
             threading.Thread(target=self._update_ranks, args=(handles, weight_version, call, {}, more),
@@ -297,8 +358,8 @@ class Server:
 
     def state(self):
         with self._state:
-            calls = [dict(call) for call in self._calls]
-        return {"ranks": [rank.about() for rank in self.ranks], "calls": calls, "now": time.monotonic(),
+            calls, pauses = [dict(call) for call in self._calls], [dict(pause) for pause in self._pauses]
+        return {"ranks": [rank.about() for rank in self.ranks], "calls": calls, "pauses": pauses, "now": time.monotonic(),
                 "weight_version": self.weight_version, "pid": os.getpid(), "paused": self.paused,
                 "released": sorted(self.released), "starting": self.starting()}
 
@@ -352,6 +413,10 @@ class Server:
             self._misbehaviour = body
         return {"ok": True}
 
+    def versions(self, body):
+        self._versions = dict(body.get("versions", {}))
+        return {"ok": True}
+
     def restart(self, body):
         self.restart_as = {"seconds": float(body.get("seconds", 0)), "arguments": list(body.get("arguments", []))}
         threading.Timer(0.05, self.wake_main).start()  # once this is answered
@@ -368,7 +433,7 @@ def make_handler(server):
     posts = {"/standin/fault": server.fault, "/standin/compare": server.compare, "/standin/kill": server.kill,
              "/standin/reset": server.reset, "/standin/misbehave": server.misbehave,
              "/standin/rank_states": server.rank_states, "/standin/restart": server.restart,
-             "/standin/requests": server.idle_requests}
+             "/standin/requests": server.idle_requests, "/standin/versions": server.versions}
     routes = server.routes()
 
     class Handler(BaseHTTPRequestHandler):
@@ -492,6 +557,7 @@ def common_parser(description):
     parser.add_argument("--starting", type=float, default=0, metavar="SECONDS", help="503 for that long")
     parser.add_argument("--draft-models", type=int, default=0, help="more sessions of each rank on its endpoint")
     parser.add_argument("--api-key")
+    parser.add_argument("--software", metavar="VERSION", help="that it tells, where its kind tells one")
     parser.set_defaults(strict_uuids=False)
     return parser
 

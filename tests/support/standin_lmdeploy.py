@@ -114,6 +114,7 @@ class Lmdeploy(Server):
         if level not in ("1", "2"):
             return 400, {"message": 'The "level" query parameter must be 1 or 2.', "type": "invalid_request_error",
                          "code": 400, "param": None}
+        self.hold_back("sleep")
         self.released = {"weights", "kv_cache"}
         self._in_place = False
         self.running_requests = 0
@@ -127,6 +128,8 @@ class Lmdeploy(Server):
         self.released -= tags
         if "weights" in tags:
             self._in_place = True
+        if not self.released:
+            self.let_go_on()
         return 200, None
 
     @staticmethod

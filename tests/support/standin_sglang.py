@@ -99,7 +99,7 @@ class Sglang(Server):
     def server_info(self, _request):
         arguments, drafts = self.arguments, self.arguments.draft_models
         return 200, {
-            "model_path": "stand-in", "version": "0.5.23", "load_format": arguments.load_format, "nnodes": 1,
+            "model_path": "stand-in", "version": arguments.software or "0.5.23", "load_format": arguments.load_format, "nnodes": 1,
             "tp_size": len(self.ranks), "pp_size": 1, "dp_size": arguments.dp_size, "enable_dp_attention": False,
             "speculative_algorithm": "EAGLE" if drafts else None, "speculative_num_steps": drafts or None,
             "enable_multi_layer_eagle": drafts > 1, "enable_memory_saver": arguments.memory_saver,
@@ -139,13 +139,13 @@ class Sglang(Server):
         mode = request.body().get("mode", "abort")
         if mode not in ("abort", "retract", "in_place"):
             raise BadRequest("mode: Input should be 'abort', 'retract' or 'in_place'")
-        self.paused = mode
+        self.hold_back(mode)
         if mode == "abort":
             self.running_requests = 0
         return 200, {"message": "Generation paused successfully.", "status": "ok"}
 
     def continue_generation(self, _request):
-        self.paused = None
+        self.let_go_on()
         return 200, {"message": "Generation continued successfully.", "status": "ok"}
 
     def release_memory(self, request):

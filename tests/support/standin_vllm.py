@@ -11,6 +11,7 @@ transfer. What else is assumed: docs/standins.md.
 
 import sys
 import threading
+import time
 
 from standin_common import Server, common_parser, run
 
@@ -42,7 +43,7 @@ class Vllm(Server):
     def routes(self):
         table = {
             ("GET", "/health"): lambda _: (503 if self.starting() else 200, None),
-            ("GET", "/version"): lambda _: (200, {"version": "0.26.0"}),
+            ("GET", "/version"): lambda _: (200, {"version": self.arguments.software or "0.26.0"}),
             ("GET", "/v1/models"): lambda _: (200, {"object": "list", "data": [{"id": "stand-in", "root": "stand-in"}]}),
             ("GET", "/metrics"): lambda _: (200, self.metrics()),
             ("GET", "/openapi.json"): lambda _: (200, {"openapi": "3.1.0",
@@ -82,16 +83,24 @@ class Vllm(Server):
             ("POST", "/finish_weight_update"): self.transfer_call("finish", None, "Weight update finished")}
 
     def transfer_call(self, call, argument, message):
+        """Misbehaviour is that of the next bucket."""
         def route(request):
             body = request.body()
             if argument and body.get(argument) is None:
                 return 400, {"detail": f"Missing '{argument}' in request body"}
-            complaint = self.transfer(call, body.get(argument) if argument else None)
+            misbehaviour = self.next_misbehaviour() if call == "update" else {"answer": "normal"}
+            about = self.note_call({})
+            does = misbehaviour.get("update", True)
+            complaint = self.transfer(call, body.get(argument) if argument else None) if does else None
+            if misbehaviour["answer"] == "failure":
+                complaint = "the stand-in was told to say no"
+            about.update(ended=time.monotonic(), message=complaint or "")
+            self.closing.wait(misbehaviour.get("seconds", 0))
             if complaint:
-                return self.failure(complaint)
+                return misbehaviour["answer"], *self.failure(complaint)
             if call == "finish" and isinstance(body.get("weight_version"), str):
                 self.weight_version = body["weight_version"]
-            return 200, {"message": message}
+            return misbehaviour["answer"], 200, {"message": message}
         return route
 
     def transfer(self, call, info):
@@ -153,13 +162,13 @@ class Vllm(Server):
         mode = request.query.get("mode", ["abort"])[0]
         if mode not in ("abort", "wait", "keep"):
             return 422, {"detail": [{"loc": ["query", "mode"], "msg": "Input should be 'abort', 'wait' or 'keep'"}]}
-        self.paused = mode
+        self.hold_back(mode)
         if mode != "keep":
             self.running_requests = 0
         return 200, {"status": "paused"}
 
     def resume(self, _request):
-        self.paused = None
+        self.let_go_on()
         return 200, {"status": "resumed"}
 
     def sleep(self, request):
@@ -173,7 +182,7 @@ class Vllm(Server):
         tags = set(request.query.get("tags", ["weights", "kv_cache"]))
         self.released -= tags
         if not self.released:
-            self.paused = None
+            self.let_go_on()
         return 200, None
 
     def reset_prefix_cache(self, request):

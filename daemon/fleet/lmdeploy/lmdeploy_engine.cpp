@@ -89,8 +89,12 @@ class LmdeployEngine final : public Engine {
     return command("POST /wakeup", wire::kWakeWeightsTarget, deadline);
   }
 
+  /// A pause that ended between its two calls, with us or at a deadline, has left the weights asleep as well; waking what
+  /// is awake does nothing.
   Result<> resume(std::chrono::milliseconds timeout) override {
-    return command("POST /wakeup", wire::kWakeCacheTarget, Deadline::in(timeout));
+    const auto deadline = Deadline::in(timeout);
+    CKPTD_TRY(command("POST /wakeup", wire::kWakeWeightsTarget, deadline));
+    return command("POST /wakeup", wire::kWakeCacheTarget, deadline);
   }
 
   /// A server that was started with --empty-init sleeps with its weights in place.
@@ -105,7 +109,9 @@ class LmdeployEngine final : public Engine {
                                .with_vendor(told.message));
   }
 
-  Result<> wake_rest(std::chrono::milliseconds timeout) override { return resume(timeout); }
+  Result<> wake_rest(std::chrono::milliseconds timeout) override {
+    return command("POST /wakeup", wire::kWakeCacheTarget, Deadline::in(timeout));
+  }
 
  private:
   Result<wire::Readiness> readiness(Deadline deadline) const {

@@ -9,6 +9,7 @@ from harness import checkpoints
 
 BEYOND_DEADLINE = 10.0  # seconds that no engine call may outlive its deadline
 SEEN_WITHIN = 5.0  # seconds from a server's restart until the daemon tells of it
+A_MIXTURE = "a mixture"  # as the stand-ins say it
 
 
 def ranks_are_free(world):
@@ -40,31 +41,101 @@ def calls_ended_in_time(world, daemon_was_away):
     return longest
 
 
-def update_ended_in_time(world, seconds):
-    limit = world.times["ping"] + world.times["engine"] + world.times["answer_grace"] + BEYOND_DEADLINE
+def update_ended_in_time(world, seconds, engines_before=0):
+    """`engines_before` of those that fail may have been waited for, one after the other."""
+    each = world.times["ping"] + world.times["engine"] + world.times["answer_grace"]
+    limit = each * (1 + engines_before) + BEYOND_DEADLINE
     if seconds > limit * harness.PATIENCE:
         raise AssertionError(f"the update took {seconds:.1f} s, its deadlines and {BEYOND_DEADLINE:.0f} s are {limit:.1f} s")
 
 
+def seen_within(seconds, check):
+    """What happened a moment ago may not have been seen yet."""
+    deadline = time.monotonic() + seconds * harness.PATIENCE
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
+
+
 def one_version_or_marked(world):
     """Every rank that serves holds exactly the version that the daemon says, byte for byte, or its engine is shown as what
-    it is: poisoned, gone, waiting. What happened a moment ago may not have been seen yet."""
+    it is: poisoned, gone, waiting."""
     for member in world.members:
-        deadline = time.monotonic() + SEEN_WITHIN * harness.PATIENCE
-        while True:
-            try:
-                record = at_rest(world, member)
-                if not record["poisoned"] and record["serving"] and member.running() and not member.dead_ranks():
-                    holds(member, record["serving"], world.sources[record["serving"]])
-                break
-            except AssertionError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(0.2)
+        def check(member=member):
+            record = at_rest(world, member)
+            if not record["poisoned"] and record["serving"] and member.running() and not member.dead_ranks():
+                holds(member, record["serving"], world.sources[record["serving"]])
+        seen_within(SEEN_WITHIN, check)
+
+
+def continued_with_one_version(world):
+    """By the engines' own word: when requests went on, each rank held one version, or what it was started with. Who was in
+    the middle of an update that had not touched it could not be asked. Returns how many pauses were ended so far."""
+    ended = 0
+    for member in world.members:
+        if not member.running():
+            continue
+        state = member.engine.state()
+        if member.pause == "none" and state["pauses"]:
+            raise AssertionError(f"{member.name} is never to be paused: {state['pauses']}")
+        for pause in state["pauses"]:
+            held = set(pause["held"].values())
+            if A_MIXTURE in held or len({version for version in held if "@" in version}) > 1:
+                raise AssertionError(f"{member.name} was resumed while it held no single version: {pause}")
+            ended += pause["continued"] is not None
+    return ended
+
+
+def paused_only_while_a_mixture(world):
+    """Whom ckptd has paused it has let go on, unless it may hold a mixture; and then it has not."""
+    for member in world.members:
+        def check(member=member):
+            record = at_rest(world, member)
+            if not member.running() or member.dead_ranks():
+                return
+            paused, drained = member.engine.state()["paused"], record["state"] == "draining"
+            if paused and record["serving"] and not record["poisoned"] and not drained:
+                raise AssertionError(f"{member.name} holds {record['serving']} and is still paused ({paused}): {record}")
+            if record["poisoned"] and record["paused"] and not paused:
+                raise AssertionError(f"{member.name} may hold a mixture and is not paused any more: {record}")
+            if paused and not record["paused"]:
+                raise AssertionError(f"{member.name} is paused ({paused}), and nobody will resume it: {record}")
+        seen_within(SEEN_WITHIN, check)
+
+
+def untouched(world, calls_before):
+    """Nothing was pushed into those that are out of service."""
+    for name, before in calls_before.items():
+        member = world.member(name)
+        if not world.daemon.engine(name)["drained"]:
+            raise AssertionError(f"{name} was taken out of service and is not any more")
+        if member.running() and calls_of(member) != before:
+            raise AssertionError(f"{name} is out of service and was called: {before}, {calls_of(member)}")
+
+
+def calls_of(member):
+    state = member.engine.state()
+    return state["pid"], len(state["calls"]), len(state["pauses"])
+
+
+def at_most(world, names, number, since):
+    """Of these engines at most `number` were called at a time. `since` is by the clock that all of them share."""
+    calls = [(call["started"], call["ended"] or float("inf"), name) for name in names for call in (
+        world.member(name).engine.calls() if world.member(name).running() else ()) if call["started"] >= since]
+    for started, _, name in calls:
+        beside = {other for begin, end, other in calls if begin <= started < end}
+        if len(beside) > number:
+            raise AssertionError(f"{number} engines may be out of service at once, and {sorted(beside)} were, at {name}'s "
+                                 f"call: {sorted(calls)}")
 
 
 def brought_back(world):
-    """Those that follow come to their targets without a word from anybody, and hold them."""
+    """Those that follow come to their targets without a word from anybody, hold them and are ready; or are held as they
+    are, since their on_failure says so."""
     seconds = world.times["custody"] + world.times["engine"] + BEYOND_DEADLINE
     for member in world.members:
         if not member.follow:
@@ -73,13 +144,20 @@ def brought_back(world):
         if not target:
             continue  # nobody has given it one yet
         world.ensure_resident(target)
+
+        def arrived(member=member, target=target):
+            record = world.daemon.engine(member.name)
+            if record["job"]:
+                return None
+            if record["held"] and record["poisoned"]:
+                return record
+            return record if record["ready"] and (record["state"], record["serving"]) == ("serving", target) else None
         try:
-            harness.wait_until(f"{member.name} to be brought to {target} by itself", lambda: (
-                lambda record: (record["state"], record["serving"], record["job"]) == ("serving", target, ""))(
-                    world.daemon.engine(member.name)), seconds)
+            record = harness.wait_until(f"{member.name} to be brought to {target} by itself", arrived, seconds)
         except AssertionError as late:
             raise AssertionError(f"{late}; {world.daemon.engine(member.name)}") from None
-        holds(member, target, world.sources[target])
+        if not record["held"]:
+            holds(member, target, world.sources[target])
 
 
 def at_rest(world, member):

@@ -12,7 +12,7 @@ import time
 
 import harness
 
-from . import bystanders, daemon_faults, engine_faults, invariants, leaks, plan as plans, world as worlds
+from . import bystanders, daemon_faults, engine_faults, invariants, leaks, orders, plan as plans, world as worlds
 
 WARM_UP_UPDATES = 3
 
@@ -52,7 +52,7 @@ class Soak:
         self.seed, self.world = seed, world
         self.baseline, self.counts = leaks.Baseline(), collections.Counter()
         self.longest_call = self.longest_update = 0.0
-        self.held = {}
+        self.held, self.pauses = {}, 0
 
     def warm_up(self):
         for version in self.world.sources:
@@ -65,12 +65,19 @@ class Soak:
     def step(self, plan):
         """Runs it and asserts what must hold. Returns what happened, in words."""
         self.world.ensure_resident(plan.version)
+        out_of_service = self._drain(plan)
         for name, roll in plan.faults.items():
             before = engine_faults.BY_NAME[roll.fault].before
             if before:
                 before(self.world.member(name), roll, self.world.times)
         said = self._update(plan)
+        invariants.daemon_answers(self.world.daemon)
+        invariants.untouched(self.world, out_of_service)
         self._settle(plan)
+        if orders.TABLE[plan.order][1]:
+            orders.TABLE[plan.order][1](self.world, plan)
+            self.counts["order: " + plan.order] += 1
+            self._rest()
         if plan.heal:
             self.heal(plan.version)
             said += ", healed"
@@ -78,10 +85,32 @@ class Soak:
         self.held = self.baseline.check(self.world.daemon, 10 * harness.PATIENCE)
         return said
 
+    def _drain(self, plan):
+        """Takes out of service what the plan says. Returns what was called of those so far, by name."""
+        if not plan.drained:
+            return {}
+        members = self.world.members if plan.drained == plans.NODE else [self.world.member(plan.drained)]
+        self.world.daemon.must("drain", *(("--all",) if plan.drained == plans.NODE else (plan.drained,)))
+        self.counts["out of service: " + ("the node" if plan.drained == plans.NODE else "an engine")] += 1
+        for member in members:
+            invariants.at_rest(self.world, member)
+        return {member.name: invariants.calls_of(member) for member in members}
+
+    def _undrain(self, plan):
+        if plan.drained:
+            self.world.daemon.must("undrain", *(("--all",) if plan.drained == plans.NODE else (plan.drained,)))
+
+    @staticmethod
+    def is_refused(plan):
+        """Somebody names an engine that is out of service, or all of them are."""
+        return plan.drained == plans.NODE or plan.drained in plan.engines and bool(plan.drained)
+
     def _update(self, plan):
         engines = [word for name in plan.engines for word in ("--engine", name)]
         self._newest_update = self._newest()
-        update = Background(self._ctl_update, plan.version, *engines, *plan.flags)
+        serving = self._serving_undisturbed(plan)
+        begun = time.monotonic()
+        update = Background(self._ctl_update, plan.max_unavailable, plan.version, *engines, *plan.flags)
         during = [Background(engine_faults.BY_NAME[roll.fault].during, self.world.member(name), roll, self.world.times)
                   for name, roll in plan.faults.items() if engine_faults.BY_NAME[roll.fault].during]
         _, bystander, void = bystanders.TABLE[plan.bystander]
@@ -104,21 +133,35 @@ class Soak:
         self.counts["meanwhile: " + plan.bystander] += 1
         self._away = away
         if not plan.daemon_fault:
-            invariants.update_ended_in_time(self.world, self._update_seconds)
+            # One after the other, each has the time that it is given.
+            invariants.update_ended_in_time(self.world, self._update_seconds, len(plan.faults) if plan.max_unavailable else 0)
             self.longest_update = max(self.longest_update, self._update_seconds)
-        if not plan.daemon_fault and not void:
+        if plan.max_unavailable and not plan.daemon_fault:
+            self.counts["rolling"] += 1
+            invariants.at_most(self.world, serving, plan.max_unavailable, begun)
+        if not plan.daemon_fault and self.is_refused(plan):
+            if answer.code != harness.EXIT["conflict"]:
+                raise AssertionError(f"{plan.drained} is out of service, and the update was not refused: {answer}")
+        elif not plan.daemon_fault and not void:
             self._check_outcomes(plan, answer)
         return said + ("" if not said else "; ") + ("updated" if answer.code == 0 else "failed in order")
 
-    def _ctl_update(self, *words):
+    def _serving_undisturbed(self, plan):
+        """Those that requests may be sent to and that nothing will befall: what --max-unavailable counts, whatever the
+        daemon has seen of the others."""
+        return [member.name for member in self.world.members
+                if member.name not in plan.faults and self.world.daemon.engine(member.name)["ready"]]
+
+    def _ctl_update(self, max_unavailable, *words):
         """As an operator would: once more while the daemon is at one of the engines by itself."""
         deadline = time.monotonic() + 30 * harness.PATIENCE
         while True:
             started = time.monotonic()
-            # All at once: each is to come to what its own fault makes of it, however many others are out of service.
-            answer = self.world.daemon.ctl("update", *words, "--max-unavailable", "0")
+            # Mostly all at once: each is to come to what its own fault makes of it, however many others are out of service.
+            answer = self.world.daemon.ctl("update", *words, "--max-unavailable", str(max_unavailable))
             self._update_seconds = time.monotonic() - started
-            if answer.code != harness.EXIT["conflict"] or time.monotonic() > deadline:
+            busy = answer.code == harness.EXIT["conflict"] and "out of service" not in answer.everything()
+            if not busy or time.monotonic() > deadline:
                 return answer
             time.sleep(0.2)
 
@@ -137,13 +180,15 @@ class Soak:
         """Each engine came to what its own fault makes of it, whatever befell the others."""
         failed = []
         for member in self.world.members:
-            if plan.engines and member.name not in plan.engines:
+            if plan.engines and member.name not in plan.engines or member.name == plan.drained:
                 continue
             roll = plan.faults.get(member.name)
             expected = engine_faults.BY_NAME[roll.fault].outcome if roll else engine_faults.SUCCEEDS
             record = self.world.daemon.engine(member.name)
             serves = record["serving"] == plan.version and not record["poisoned"]
-            if expected == engine_faults.SUCCEEDS and not serves:
+            # Of those that serve the last ones are not begun once too many have failed; they keep what they have.
+            not_begun = plan.max_unavailable and plan.faults and record["serving"] and not record["poisoned"]
+            if expected == engine_faults.SUCCEEDS and not serves and not not_begun:
                 raise AssertionError(f"{member.name} ({roll or 'nothing befell it'}) was to serve {plan.version}: {record}; {answer}")
             failed += [member.name] if expected == engine_faults.FAILS else []
         if failed and answer.code == 0:
@@ -160,19 +205,28 @@ class Soak:
         invariants.ranks_are_free(world)
         self.longest_call = max(self.longest_call, invariants.calls_ended_in_time(world, self._away))
         invariants.one_version_or_marked(world)
+        invariants.paused_only_while_a_mixture(world)
+        invariants.continued_with_one_version(world)
+        self._undrain(plan)
         for member in world.members:
             if not member.running() or member.dead_ranks():
                 member.restart()
             else:
                 member.forget_faults()
         invariants.custody_ends(world)
-        invariants.brought_back(world)
-        invariants.one_version_or_marked(world)
+        self._rest()
+
+    def _rest(self):
+        """Nobody is asked for anything, and nothing is in anybody's way."""
+        invariants.brought_back(self.world)
+        invariants.one_version_or_marked(self.world)
+        invariants.paused_only_while_a_mixture(self.world)
+        self.pauses = max(self.pauses, invariants.continued_with_one_version(self.world))
 
     def heal(self, version):
         """A good update: afterwards all engines serve what is wanted, and hold it."""
         self.world.ensure_resident(version)
-        answer = self._ctl_update(version)
+        answer = self._ctl_update(0, version)
         if answer.code != 0:
             raise AssertionError(f"a good update failed: {answer}")
         self.counts["updates"] += 1
@@ -212,7 +266,7 @@ class Soak:
         return {"seed": self.seed, "seconds": round(seconds, 1), "counts": dict(sorted(self.counts.items())),
                 "longest_call_seconds": round(self.longest_call, 2),
                 "longest_update_seconds": round(self.longest_update, 2), "held": self.held,
-                "most_anonymous_bytes": self.baseline.most_anonymous}
+                "most_pauses_told": self.pauses, "most_anonymous_bytes": self.baseline.most_anonymous}
 
 
 def parse_arguments(words):
@@ -223,6 +277,7 @@ def parse_arguments(words):
     parser.add_argument("--seed", type=int, help="default: one that is printed")
     parser.add_argument("--json", metavar="FILE", help="writes what it came to")
     parser.add_argument("--log-lines", type=int, default=60, help="of each process, when a step failed; default: 60")
+    parser.add_argument("--torch", action="store_true", help="some ranks run the worker of checkpoint-engine under torch; slow")
     parser.add_argument("--plan", action="store_true", help="only prints what would happen")
     return parser.parse_args(words)
 
@@ -234,8 +289,9 @@ def leave(number, _frame):
 
 
 def print_plan(seed, steps):
-    Stub = collections.namedtuple("Stub", "name kind devices")
-    members = [Stub(name, kind, [f"rank {number}" for number in range(ranks)]) for name, kind, ranks, _ in worlds.ENGINES]
+    Stub = collections.namedtuple("Stub", "name family devices")
+    members = [Stub(name, family, [f"rank {number}" for number in range(ranks)])
+               for name, family, ranks, _ in worlds.ENGINES]
     versions = [f"m@{number + 1}" for number in range(worlds.VERSIONS)]
     for number in range(1, steps + 1):
         print(f"{number:5}  {plans.plan(seed, number, members, versions)}")
@@ -250,7 +306,9 @@ def main(words=None):
         return 0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, leave)
-    world = worlds.World(seed, min(harness.PATIENCE, 2))
+    if arguments.torch and not harness.test_python():
+        sys.exit("scripts/soak: there is no Python environment with torch (see scripts/test)")
+    world = worlds.World(seed, min(harness.PATIENCE, 2), torch=arguments.torch)
     try:
         summary = Soak(seed, world).run(arguments.steps, arguments.seconds, lambda line: print(line, flush=True))
     except Failure as failure:

@@ -1,25 +1,43 @@
 """What is soaked: one daemon, several engines of several kinds, some versions of one model."""
 
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 
 import harness
+import workers
 from harness import checkpoints
 
-# Engines differ in kind, in the number of ranks, each on devices of its own, in what the ranks run, and in whether ckptd
-# brings them to their target by itself ("follow"). A new kind that the harness has a stand-in for is a row here.
+# Engines differ in family (what server it is and what of it takes the weights), in the number of ranks, each on devices of
+# its own, in what the ranks run, in how they are treated (pause, on_failure, keep_cache), and in whether ckptd brings them
+# to their target by itself ("follow"). A new family that the harness has a stand-in for is a row of KINDS.
 ENGINES = (
-    # name, kind, ranks, the options of its ranks and of its server
-    ("one", "sglang", 1, {"follow": True}),
-    ("four", "sglang", 4, {}),
-    ("oldest", "sglang", 1, {"rank": "--dialect A", "unix": True, "follow": True}),
-    ("older", "sglang", 1, {"rank": "--dialect B"}),
-    ("draft", "sglang", 2, {"arguments": ("--draft-models", "1")}),
-    ("vllm", "vllm", 2, {"follow": True}),
-    ("old-vllm", "vllm", 1, {"rank": "--dialect C", "unix": True}),
-    ("lmdeploy", "lmdeploy", 2, {"arguments": ("--empty-init",), "wake": "weights"}),
+    # name, family, ranks, the options of its ranks, of its server and of its registration
+    ("one", "sglang", 1, {"follow": True, "pause": "in_place", "keep_cache": True}),
+    ("four", "sglang", 4, {"on_failure": "hold"}),
+    ("oldest", "sglang", 1, {"rank": "--dialect A", "unix": True, "follow": True, "pause": "abort", "on_failure": "hold"}),
+    # An old server does not tell that it is paused.
+    ("older", "sglang", 1, {"rank": "--dialect B", "arguments": ("--old",), "follow": True}),
+    ("draft", "draft", 2, {}),
+    ("vllm", "vllm", 2, {"follow": True, "pause": "keep"}),
+    ("old-vllm", "vllm", 1, {"rank": "--dialect C", "unix": True, "pause": "none"}),
+    ("transfer", "transfer", 2, {"follow": True, "on_failure": "hold", "pause": "abort"}),
+    ("lmdeploy", "lmdeploy", 2, {"arguments": ("--empty-init",), "wake": "all", "follow": True}),
 )
+# family: (kind, arguments of the stand-in, command of its ranks or None for the reference rank)
+KINDS = {
+    "sglang": ("sglang", (), None),
+    "draft": ("sglang", (), "--sessions 2"),  # the second for a draft model, which is compared too
+    "vllm": ("vllm", (), None),
+    "lmdeploy": ("lmdeploy", (), None),
+    # Of another version, since its ranks sum what they hold in another way: nobody is to compare the two.
+    "transfer": ("vllm", ("--weight-transfer", "ipc", "--insecure-serialization", "--no-extension", "--software", "0.27.0"),
+                 shlex.join([sys.executable, os.path.join(harness.SUPPORT, "transfer_rank.py")])),
+}
+# With --torch these run the worker of checkpoint-engine in this version, under torch.
+TORCH = {"one": "0.4.2", "old-vllm": "0.3.4"}
 MODEL_BYTES, BIG_BYTES = 4_000_000, 48_000_000
 VERSIONS = 3
 # Seconds, short so that hours hold many of them.
@@ -27,17 +45,39 @@ TIMES = {"connect": 4, "reload": 3, "release": 3, "finish": 3, "upload": 6, "eng
          "custody": 10, "shutdown": 6}
 
 
-def start_engine(kind, devices, rank=None, **options):
-    commands = [f"{harness.REFERENCE_RANK} {rank}"] if rank else None
-    return harness.Engine(devices=devices, kind=kind, rank_commands=commands, **options)
+def start_engine(family, devices, rank=None, arguments=(), torch=None, **options):
+    kind, of_family, command = KINDS[family]
+    if torch:
+        command, of_family = torch_rank(torch), (*of_family, "--software", f"with checkpoint-engine {torch}")
+    elif rank or command:
+        command = rank or command
+        command = f"{shlex.quote(harness.REFERENCE_RANK)} {command}" if command.startswith("-") else command
+    return harness.Engine(devices=devices, kind=kind, rank_commands=[command] if command else None,
+                          arguments=(*of_family, *arguments), ranks="reference", **options)
+
+
+def torch_rank(version):
+    package = os.path.join(workers.folder(), version)
+    if not os.path.isdir(os.path.join(package, "checkpoint_engine")):
+        sys.exit(f"checkpoint-engine {version} is not in {workers.folder()} (see scripts/test)")
+    return shlex.join([harness.test_python(), os.path.join(harness.SUPPORT, "torch_rank.py"), "--package", package])
 
 
 class Member:
     """One engine of the node, as the soak knows it."""
 
-    def __init__(self, name, kind, devices, follow=False, wake="none", **options):
-        self.name, self.kind, self.devices, self.follow, self.wake = name, kind, devices, follow, wake
-        self.engine = start_engine(kind, devices, **options)
+    def __init__(self, name, family, devices, sources, follow=False, wake="none", pause="auto", on_failure="repush",
+                 keep_cache=False, **options):
+        self.name, self.family, self.devices, self.follow, self.pause = name, family, devices, follow, pause
+        kind = KINDS[family][0]
+        self.registration = ["--kind", kind, "--wake", wake, "--pause", pause, "--on-failure", on_failure,
+                             *(["--keep-cache"] if keep_cache else []), *([] if follow else ["--no-follow"])]
+        self._sources = sources
+        self.engine = start_engine(family, devices, **options)
+        self._tell_versions()
+
+    def _tell_versions(self):
+        self.engine.post("/standin/versions", versions=self._sources)
 
     def running(self):
         return self.engine.process.running()
@@ -51,6 +91,7 @@ class Member:
         if os.path.exists(self.engine.address):
             os.unlink(self.engine.address)  # a Unix socket outlives its server
         self.engine.start_again()
+        self._tell_versions()
 
     def dead_ranks(self):
         return [rank["device"] for rank in self.engine.state()["ranks"] if not rank["alive"]]
@@ -62,7 +103,7 @@ class Member:
 
 
 class World:
-    def __init__(self, seed, slowness=1.0, engines=ENGINES):
+    def __init__(self, seed, slowness=1.0, engines=ENGINES, torch=False):
         self.times = {name: seconds * slowness for name, seconds in TIMES.items()}
         self.directory = tempfile.mkdtemp(prefix="soak-", dir="/tmp")
         self.daemon, self.members = None, []
@@ -70,10 +111,11 @@ class World:
             self._make_checkpoints(seed)
             self._make_daemon(sum(row[2] for row in engines))
             first = 0
-            for name, kind, ranks, options in engines:
+            for name, family, ranks, options in engines:
                 devices = [f"HOST-{number}" for number in range(first, first + ranks)]
                 first += ranks
-                self.members.append(Member(name, kind, devices, **options))
+                options = {**options, "rank": None, "torch": TORCH[name]} if torch and name in TORCH else options
+                self.members.append(Member(name, family, devices, self.sources, **options))
             self.register()
         except BaseException:  # an interrupt too: nothing may stay behind
             self.close()
@@ -100,9 +142,8 @@ class World:
 
     def register(self):
         for member in self.members:
-            self.daemon.must("engine", "add", member.name, "--kind", member.kind, "--endpoint", member.engine.endpoint,
-                             "--checkpoint", "m", "--devices", ",".join(member.devices), "--wake", member.wake,
-                             *([] if member.follow else ["--no-follow"]))
+            self.daemon.must("engine", "add", member.name, "--endpoint", member.engine.endpoint, "--checkpoint", "m",
+                             "--devices", ",".join(member.devices), *member.registration)
 
     def start_daemon(self):
         """Again, with the state directory that it left; whatever was in its store is gone."""

@@ -142,10 +142,23 @@ TEST_CASE("state, next step and readiness follow from what is known of an engine
       {"asleep with what it should have", with([](Facts& f) { f.look = saw(Seen::asleep); }), State::asleep, Next::wait,
        false, "sleeps"},
       {"asleep, what it had is released, nobody may wake it",
-       with([](Facts& f) { f.look = saw(Seen::asleep), f.lost = "its memory was released"; }), State::asleep, Next::wait,
-       false, "somebody has woken it"},
+       with([](Facts& f) { f.look = saw(Seen::asleep), f.lost = kReleased, f.released = true; }), State::asleep,
+       Next::wait, false, "somebody has woken it"},
       {"asleep, what it had is released: no reason to wake it, even if that is allowed",
-       with([](Facts& f) { f.look = saw(Seen::asleep), f.lost = "its memory was released", f.wake = Wake::all; }),
+       with([](Facts& f) {
+         f.look = saw(Seen::asleep), f.lost = kReleased, f.released = true, f.wake = Wake::all;
+       }),
+       State::asleep, Next::wait, false, "again"},
+      {"asleep since it was started again: nobody else will wake it",
+       with([](Facts& f) { f.look = saw(Seen::asleep), f.lost = "its server was restarted", f.wake = Wake::all; }),
+       State::asleep, Next::wake_then_push, false, "restarted"},
+      {"the same, and nobody may wake it",
+       with([](Facts& f) { f.look = saw(Seen::asleep), f.lost = "its server was restarted"; }), State::asleep, Next::wait,
+       false, "--wake"},
+      {"started again, and put to sleep since",
+       with([](Facts& f) {
+         f.look = saw(Seen::asleep), f.look->fell_asleep = true, f.lost = "its server was restarted", f.wake = Wake::all;
+       }),
        State::asleep, Next::wait, false, "again"},
       {"asleep, and another version is wanted",
        with([](Facts& f) { f.look = saw(Seen::asleep), f.target = kTwo, f.wake = Wake::weights; }), State::asleep,

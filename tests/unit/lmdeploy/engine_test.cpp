@@ -106,7 +106,7 @@ TEST_CASE("an update of a prepared server is one post") {
   CHECK(json::parse(server.body_of(kUpdate)) == json{{"zmq_handles", {{"GPU-1f", "ipc:///a"}}}});
 }
 
-TEST_CASE("pausing is sleeping with the weights awake, resuming wakes the cache") {
+TEST_CASE("pausing is sleeping with the weights awake, resuming wakes whatever sleeps") {
   ScriptedServer server({{"POST /sleep?level=1", {{200, ""}}},
                          {"POST /wakeup?tags=weights", {{200, ""}}},
                          {"POST /wakeup?tags=kv_cache", {{200, ""}}}});
@@ -115,8 +115,10 @@ TEST_CASE("pausing is sleeping with the weights awake, resuming wakes the cache"
   CHECK(engine->pause(Pause::abort, kLong, {}));
   CHECK(engine->resume(kLong));
   CHECK(engine->wake_rest(kLong));
+  // A pause may have ended between its two calls.
   CHECK(server.requests() == std::vector<std::string>{"POST /sleep?level=1", "POST /wakeup?tags=weights",
-                                                      "POST /wakeup?tags=kv_cache", "POST /wakeup?tags=kv_cache"});
+                                                      "POST /wakeup?tags=weights", "POST /wakeup?tags=kv_cache",
+                                                      "POST /wakeup?tags=kv_cache"});
   for (const auto& one : server.seen()) CHECK(one.body == "{}");  // its posts must be JSON
   CHECK(engine->pause(Pause::retract, kLong, {}).error().kind == ErrorKind::invalid_argument);
 }

@@ -167,6 +167,8 @@ Result<fleet::Observation> FakeEngine::observe(std::chrono::milliseconds timeout
   fleet::Observation seen{.state = static_cast<fleet::Observation::State>(behaviour_->state.load()),
                           .weight_version = behaviour_->tells_label ? behaviour_->label : "",
                           .listener = {}};
+  if (seen.state == fleet::Observation::State::paused && !behaviour_->tells_pause)
+    seen.state = fleet::Observation::State::serving;
   if (behaviour_->pid != 0) seen.listener = ProcessId{behaviour_->pid, 1};
   return seen;
 }

@@ -97,6 +97,7 @@ class FakeEngine final : public fleet::Engine {
     std::atomic<bool> refuses = false, early_success = false, never_answers = false, gone = false;
     std::atomic<int> calls = 0, looks = 0, wakes = 0, full_wakes = 0, pauses = 0, resumes = 0;
     std::atomic<bool> cannot_pause = false;  ///< there is no such call
+    std::atomic<bool> tells_pause = true;    ///< false: it looks as if it served, as an old SGLang does
     std::atomic<bool> pause_fails = false, resume_fails = false, conclude_fails = false;
     std::atomic<int> pid = 7;              ///< of the server; 0: nobody can see it
     std::atomic<bool> tells_label = true;  ///< the weight version, which an update sets
@@ -120,11 +121,11 @@ class FakeEngine final : public fleet::Engine {
     }
 
     /// The server ends and is there again at once, with what it was started with.
-    void restart() {
+    void restart(fleet::Observation::State as = fleet::Observation::State::serving) {
       std::lock_guard lock(mutex);
       ++pid;
       label = "default";
-      state = static_cast<int>(fleet::Observation::State::serving);
+      state = static_cast<int>(as);
     }
     void set_label(std::string to) {
       std::lock_guard lock(mutex);

@@ -395,6 +395,23 @@ TEST_CASE("a sleeping engine is woken for another version, if that is allowed, a
   CHECK(engine(house).state == (wake == "all" ? "serving" : "asleep"));
 }
 
+TEST_CASE("a server that comes back asleep, as it was started, is given its weights again") {
+  Settled settled("all");
+  auto& house = settled.house;
+  SECTION("once") {}
+  SECTION("though somebody had put the one before it to sleep") {
+    house.behaviour->set_state(Seen::asleep);
+    REQUIRE(soon([&] { return engine(house).state == "asleep"; }));
+    some_looks(*house.behaviour);
+    CHECK(house.behaviour->calls == settled.calls);
+  }
+  for (int times = 1; times <= 2; ++times) {
+    house.behaviour->restart(Seen::asleep);
+    REQUIRE(soon([&] { return house.behaviour->calls == settled.calls + times && serves(house, "m@1"); }));
+    CHECK(house.behaviour->full_wakes == times);
+  }
+}
+
 TEST_CASE("a server that stalls delays neither another engine nor the end of the daemon") {
   House house;
   house.ping_timeout = 700ms;

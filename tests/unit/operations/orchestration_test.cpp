@@ -114,6 +114,57 @@ TEST_CASE("an engine that stays a mixture stays paused, until an update heals it
   CHECK(house.behaviour->resumes == 2);
 }
 
+TEST_CASE("a server that does not tell that it is paused is resumed by whatever update heals it") {
+  Given house("hold");
+  house.behaviour->tells_pause = false;
+  house.endpoints.fail_reload_on = "HOST-0";
+  REQUIRE(house.run_update(House::to("2")).state == "failed");
+  REQUIRE(house.record().paused == "retract");
+  house.endpoints.fail_reload_on = "";
+  house.behaviour->heard.clear();
+  auto request = House::to("2");
+  SECTION("one that pauses") {
+    REQUIRE(house.run_update(request).state == "succeeded");
+    CHECK(house.behaviour->heard == Calls{"pause retract", "update to 2", "conclude", "resume"});
+  }
+  SECTION("one that does not") {
+    request.pause = "none";
+    REQUIRE(house.run_update(request).state == "succeeded");
+    CHECK(house.behaviour->heard == Calls{"update to 2", "conclude", "resume"});
+  }
+  CHECK(house.record().paused.empty());
+  CHECK(house.behaviour->state == static_cast<int>(fleet::Observation::State::serving));
+}
+
+TEST_CASE("that a server was paused is not forgotten because it is another one than was given its weights") {
+  Given house("hold");
+  house.behaviour->restart();
+  house.endpoints.fail_reload_on = "HOST-0";
+  const auto job = house.run_update(House::to("2"));
+  CHECK(says(*job.error, "it stays paused"));
+  CHECK(house.record().paused == "retract");
+  CHECK(house.operations->engine("e")->paused == "retract");
+  house.endpoints.fail_reload_on = "";
+  REQUIRE(house.run_update(House::to("2")).state == "succeeded");
+  CHECK(house.record().paused.empty());
+  CHECK(house.behaviour->state == static_cast<int>(fleet::Observation::State::serving));
+}
+
+TEST_CASE("a mixture that cannot be paused once more stays paused") {
+  Given house("hold");
+  house.behaviour->tells_pause = false;
+  house.endpoints.fail_reload_on = "HOST-0";
+  REQUIRE(house.run_update(House::to("2")).state == "failed");
+  house.behaviour->heard.clear();
+  house.behaviour->pause_fails = true;
+  const auto job = house.run_update(House::to("2"));
+  CHECK(job.state == "failed");
+  CHECK(says(*job.error, "could not be paused"));
+  CHECK(house.behaviour->heard == Calls{"pause retract"});
+  CHECK(house.record().paused == "retract");
+  CHECK(house.behaviour->state == static_cast<int>(fleet::Observation::State::paused));
+}
+
 TEST_CASE("an engine that was not touched goes on at once") {
   Given house;
   house.endpoints.connect = false;
