@@ -7,15 +7,14 @@
 
 #include "common/directory_lock.h"
 #include "common/group.h"
-#include "common/process.h"
 #include "common/units.h"
 #include "daemon/assembly_collective.h"
+#include "daemon/assembly_transfer.h"
 #include "daemon/control/server.h"
 #ifdef CKPTD_HAVE_CUDA
 #include "daemon/device/cuda/cuda_device.h"
 #endif
 #include "daemon/device/host/host_device.h"
-#include "daemon/fleet/caller.h"
 #include "daemon/fleet/lmdeploy/lmdeploy_engine.h"
 #include "daemon/fleet/sglang/sglang_engine.h"
 #include "daemon/fleet/vllm/vllm_engine.h"
@@ -23,7 +22,6 @@
 #include "daemon/operations/make.h"
 #include "daemon/ranks/checkpoint_engine/endpoints.h"
 #include "daemon/ranks/receipts/receipts.h"
-#include "daemon/ranks/vllm_ipc/transfer.h"
 
 namespace ckptd {
 namespace {
@@ -53,41 +51,6 @@ Result<Devices> make_devices(const config::Config& config) {
   Devices devices;
   for (unsigned i = 0; i < config.host_devices; ++i) devices.push_back(device::host::make_host_device(i));
   return devices;
-}
-
-Result<fleet::Address> address_of(const journal::EngineRecord& engine, std::chrono::milliseconds connect) {
-  auto endpoint = CKPTD_TRY(http::Endpoint::parse(engine.endpoint));
-  return fleet::Address{engine.name,         engine.kind,           std::move(endpoint),
-                        engine.api_key_file, engine.admin_key_file, connect};
-}
-
-/// Those of an engine's processes that have a GPU open, as far as they can be seen: who may map what its workers are told
-/// of. None when the listener is a proxy, or the workers are Ray's and descend from nobody that we know.
-std::vector<ranks::Peer> gpu_processes(const std::optional<ProcessId>& listener) {
-  std::vector<ranks::Peer> found;
-  if (!listener) return found;
-  for (const auto& process : with_descendants(*listener))
-    if (has_open(process, "/dev/nvidia")) found.push_back({.pid = process.pid, .uid = 0, .started = process.started});
-  return found;
-}
-
-/// A server's own way of being given weights.
-Result<std::unique_ptr<ranks::Transfer>> make_transfer(const journal::EngineRecord& engine, std::string weight_version,
-                                                       std::chrono::milliseconds connect,
-                                                       std::shared_ptr<ranks::Receipts> receipts) {
-  if (engine.kind != "vllm")
-    return fail(ErrorKind::unsupported, "engines of kind {} have no weight transfer of their own", engine.kind);
-  const auto caller = std::make_shared<fleet::Caller>(CKPTD_TRY(address_of(engine, connect)));
-  auto send = [caller](std::string_view method, std::string_view target, std::string body, Deadline deadline,
-                       std::stop_token stop) -> Result<ranks::vllm_ipc::Reply> {
-    auto answer = CKPTD_TRY(caller->ask({.method = std::string(method), .target = std::string(target), .body = std::move(body)},
-                                        fleet::Guard::admin, deadline, std::move(stop), 64 * kMiB));
-    return ranks::vllm_ipc::Reply{answer.status, std::move(answer.body), answer.sent};
-  };
-  return ranks::vllm_ipc::make_transfer({.engine = engine.name,
-                                         .weight_version = std::move(weight_version),
-                                         .processes = gpu_processes(caller->listener())},
-                                        std::move(send), std::move(receipts));
 }
 
 Result<std::unique_ptr<fleet::Engine>> make_engine(const journal::EngineRecord& engine,
@@ -229,6 +192,7 @@ class Running final : public Assembly {
     metrics_server_.reset();
     server_.reset();
     if (collective_) collective_->close(Deadline::in(shutdown_timeout()));
+    if (transfers_) transfers_->close(Deadline::in(shutdown_timeout()));
     jobs_.shutdown();
   }
 
@@ -258,15 +222,16 @@ class Running final : public Assembly {
     const auto receipts = std::make_shared<ranks::Receipts>(ranks::Receipts::Options{
         .group = config_.rank_group.empty() ? std::nullopt
                                             : std::optional(CKPTD_TRY(gid_of(config_.rank_group, "rank_group")))});
+    transfers_ = Transfers::create(config_, receipts);
     operations_ = operations::make_operations(
         {*catalogue_, *store_, jobs_, *journal_, *endpoints_, devices,
          [this](const auto& members, const auto& names, auto stop) {
            return collective_->make_group(members, names, std::move(stop));
          },
          [connect = config_.engine_connect_timeout](const auto& engine) { return make_engine(engine, connect); },
-         *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle(); },
-         [connect = config_.engine_connect_timeout, receipts](const auto& engine, const auto& weight_version) {
-           return make_transfer(engine, weight_version, connect, receipts);
+         *peaks_, [this] { return reread(); }, [this] { return collective_->drop_idle() + transfers_->drop_idle(); },
+         [this](const auto& engine, const auto& weight_version, const auto& way) {
+           return transfers_->make(engine, weight_version, way);
          }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
@@ -291,6 +256,7 @@ class Running final : public Assembly {
     server_.reset();
     const auto by = Deadline::in(shutdown_timeout());
     collective_->close(by);
+    transfers_->close(by);
     jobs_.shutdown();  // updates fail their sessions, the custodian answers the ranks
     const auto waiting = endpoints_->drain(Deadline::in(shutdown_timeout()));
     for (const auto& open : waiting)
@@ -361,6 +327,7 @@ class Running final : public Assembly {
   std::unique_ptr<store::Store> store_;
   std::unique_ptr<catalogue::Catalogue> catalogue_;
   std::unique_ptr<ranks::Endpoints> endpoints_;
+  std::unique_ptr<Transfers> transfers_;
   jobs::Registry jobs_;
   Subscription counted_jobs_;
   std::unique_ptr<operations::Operations> operations_;

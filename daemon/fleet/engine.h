@@ -66,6 +66,7 @@ struct Description {
   bool can_sleep = false;
   bool can_verify = false;      ///< it can tell checksums of what it holds
   std::string weight_transfer;  ///< "ipc" or "nccl" when it offers its own way to be given weights, else empty
+  bool has_extension = true;    ///< it can be given weights by checkpoint-engine too, as far as it tells
   std::vector<std::string> warnings;  ///< one sentence each: what will go wrong with this server as it was started
   std::optional<Error> unsuitable;    ///< why it cannot be updated at all, with what to change
 };

@@ -25,6 +25,7 @@ namespace {
 using Receipt = pipeline::LaneReport::Receipt;
 
 constexpr std::chrono::milliseconds kTellInterval{50};
+constexpr const char *kByIpc = "ipc", *kByNccl = "nccl";  // fleet::Description::weight_transfer
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -239,6 +240,8 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto plan = CKPTD_TRY(timed("plan", [&] { return plan_push(push, contents, arena_bytes, opener); }));
   note_plan(account, plan);
   auto lanes = CKPTD_TRY(timed("open", [&] { return open_lanes(push, plan.fan_out, arenas, opener, job.stop()); }));
+  if (transfer)
+    for (const auto& lane : lanes) transfer->lend(*lane.device, lane.arena->range());
   fleet::UpdateCall call{.endpoints = {}, .weight_version = push.weight_version, .flush_cache = push.policy.flush_cache};
   for (const auto& lane : lanes)
     if (!lane.session->endpoint().empty()) call.endpoints[lane.session->device()] = lane.session->endpoint();
@@ -406,16 +409,22 @@ plan::FanOut Service::fan_out(const EnginePush& push) const {
   return plan::choose_fan_out(static_cast<std::uint32_t>(members), push.options->peer_copies_are_faster);
 }
 
-/// "auto" takes the server's own way where it offers one for this node: it puts a quantised model together again as at
-/// its start, which loading over a live model does not.
+/// "auto" takes the server's own way where it offers one that this daemon can go: it puts a quantised model together again
+/// as at its start, which loading over a live model does not. By NCCL one device sends to all workers, wherever they are;
+/// an engine that has several devices here is one whose workers the extension reaches.
 Result<std::unique_ptr<ranks::Transfer>> Service::native_transfer(const EnginePush& push, fleet::Engine& engine) const {
   const auto& wanted = push.known.transfer;
   if (wanted == "checkpoint-engine" || push.known.kind != "vllm" || !parts_.make_transfer) return nullptr;
-  if (wanted != "native") {
-    const auto about = engine.describe(push.options->ping_timeout);
-    if (!about || about->weight_transfer != "ipc") return nullptr;
-  }
-  return parts_.make_transfer(push.known, push.weight_version);
+  const auto about = engine.describe(push.options->ping_timeout);
+  const std::string offered = about ? about->weight_transfer : "";
+  if (wanted == "native")
+    return parts_.make_transfer(push.known, push.weight_version, offered == kByNccl ? kByNccl : kByIpc);
+  if (offered == kByIpc) return parts_.make_transfer(push.known, push.weight_version, kByIpc);
+  if (offered != kByNccl || (push.devices.size() > 1 && about->has_extension)) return nullptr;
+  auto made = parts_.make_transfer(push.known, push.weight_version, kByNccl);
+  if (made || !about->has_extension) return made;
+  spdlog::info("{}: given weights by checkpoint-engine's extension: {}", push.engine, made.error().sentence);
+  return nullptr;
 }
 
 Result<plan::Plan> Service::plan_push(const EnginePush& push, const catalogue::Contents& contents,

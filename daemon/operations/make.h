@@ -48,8 +48,10 @@ struct Parts {
   std::function<Result<Reread>()> reread = {};
   /// Lets go of what make_group() keeps for the next group; how many sets that were.
   std::function<std::size_t()> drop_idle_groups = {};
-  /// For an update of an engine by the server's own way of being given weights; unsupported for a kind that has none.
-  std::function<Result<std::unique_ptr<ranks::Transfer>>(const journal::EngineRecord&, const std::string& weight_version)>
+  /// For an update of an engine by the server's own way of being given weights, "ipc" or "nccl". unsupported or unavailable
+  /// for a kind that has none, and for a way that this daemon cannot go.
+  std::function<Result<std::unique_ptr<ranks::Transfer>>(const journal::EngineRecord&, const std::string& weight_version,
+                                                         const std::string& way)>
       make_transfer = {};
 };
 

@@ -128,7 +128,7 @@ class VllmTransfer(harness.Case):
     def test_what_the_server_lacks_is_said_and_nothing_is_touched(self):
         cases = (
             (("--two-phases",), START, "older than 0.22"),
-            ((), ("--weight-transfer", "nccl", "--insecure-serialization"), "for weight transfer by nccl"),
+            ((), ("--weight-transfer", "nccl"), "by NCCL, which this daemon cannot: NCCL sends from GPUs"),
             ((), (), "started without weight transfer"),
             (("--tells-environment",), ("--weight-transfer", "ipc"), "VLLM_ALLOW_INSECURE_SERIALIZATION=1"),
             (("--no-dev-mode",), START, "VLLM_SERVER_DEV_MODE=1"),

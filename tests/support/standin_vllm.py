@@ -106,17 +106,17 @@ class Vllm(Server):
     def transfer(self, call, info):
         if not self.arguments.weight_transfer:
             return "Weight transfer not configured. Please set weight_transfer_config to enable weight transfer."
-        if call == "update" and not self.arguments.insecure_serialization:
+        if call == "update" and self.arguments.weight_transfer == "ipc" and not self.arguments.insecure_serialization:
             return "Refusing to deserialize `ipc_handles_pickled` without VLLM_ALLOW_INSECURE_SERIALIZATION=1"
         if call in ("start", "start_draft", "update") and "weights" in self.released:
             self.end_ranks("an update of released memory ends the workers")
         answers = {}
 
-        def run(rank):
-            answers[rank.device] = rank.ask({"cmd": "transfer", "call": call, "info": info})
+        def run(index, rank):
+            answers[rank.device] = rank.ask({"cmd": "transfer", "call": call, "info": info, "rank": index})
 
         with self._writer:
-            threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in self.ranks]
+            threads = [threading.Thread(target=run, args=each, daemon=True) for each in enumerate(self.ranks)]
             for thread in threads:
                 thread.start()
             for thread in threads:

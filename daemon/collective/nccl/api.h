@@ -4,7 +4,7 @@
 //   results      src/nccl.h.in, ncclResult_t; 8 (ncclTimeout) came later than the others
 //   config       ncclConfig_v21400: each later version reads as many bytes as `size` says, and takes its defaults for
 //                what `version` did not have (src/init.cc, parseCommConfig)
-//   data type    ncclDataType_t, ncclUint8
+//   data types   ncclDataType_t, ncclUint8, ncclFloat32; ncclRedOp_t, ncclSum
 //   unique id    128 bytes, passed by value
 // tests/unit/collective_nccl compares every line of this with the real header, where there is one.
 #pragma once
@@ -41,7 +41,8 @@ struct Config {
   int padding = 0;  ///< 2.17 has a value here and does not look at it in a configuration of 2.14
 };
 
-inline constexpr int kUint8 = 1;
+inline constexpr int kUint8 = 1, kFloat32 = 7;
+inline constexpr int kSum = 0;
 
 /// 22203 for 2.22.3.
 inline constexpr int version_code(int major, int minor, int patch) {
@@ -59,6 +60,8 @@ struct Functions {
   Code (*comm_get_async_error)(Comm comm, Code* state) = nullptr;
   Code (*broadcast)(const void* from, void* to, std::size_t count, int type, int root, Comm comm,
                     void* stream) = nullptr;
+  Code (*all_reduce)(const void* from, void* to, std::size_t count, int type, int operation, Comm comm,
+                     void* stream) = nullptr;
   Code (*group_start)() = nullptr;
   Code (*group_end)() = nullptr;
   const char* (*get_error_string)(Code code) = nullptr;

@@ -20,11 +20,18 @@ std::string joined(const std::vector<std::string>& names) {
 
 }  // namespace
 
+Result<UniqueId> new_unique_id(const Library& library) {
+  UniqueId id{};
+  if (const auto code = library.functions().get_unique_id(&id); code != Code::success)
+    return std::unexpected(library.error(code, "a new communicator"));
+  return id;
+}
+
 Result<std::shared_ptr<Communicators>> Communicators::start(std::shared_ptr<const Library> library, Natives natives,
                                                             Patience patience, std::vector<device::Device*> devices,
-                                                            std::vector<std::string> names) {
-  std::shared_ptr<Communicators> self(
-      new Communicators(std::move(library), std::move(natives), patience, std::move(devices), std::move(names)));
+                                                            std::vector<std::string> names, Others others) {
+  std::shared_ptr<Communicators> self(new Communicators(std::move(library), std::move(natives), patience,
+                                                        std::move(devices), std::move(names), others));
   for (device::Device* device : self->devices_) {
     auto event = CKPTD_TRY(device->make_event());
     self->queued_.push_back(std::move(event));
@@ -39,12 +46,13 @@ Result<std::shared_ptr<Communicators>> Communicators::start(std::shared_ptr<cons
 }
 
 Communicators::Communicators(std::shared_ptr<const Library> library, Natives natives, Patience patience,
-                             std::vector<device::Device*> devices, std::vector<std::string> names)
+                             std::vector<device::Device*> devices, std::vector<std::string> names, Others others)
     : library_(std::move(library)),
       natives_(std::move(natives)),
       patience_(patience),
       devices_(std::move(devices)),
       names_(std::move(names)),
+      others_(others),
       comms_(devices_.size()),
       pending_(devices_.size()) {}
 
@@ -74,7 +82,7 @@ Result<> Communicators::check(Deadline deadline) {
   std::unique_lock lock(mutex_);
   if (failure_ || end_) return std::unexpected(ended_error());
   const auto mine = ++checks_;
-  request_ = Request{.check = true, .from = 0, .parts = {}};
+  request_ = Request{.what = Request::What::check, .from = 0, .parts = {}};
   changed_.notify_all();
   const bool told = changed_.wait_until(lock, deadline.at(), [&] { return checked_ >= mine || failure_ || end_; });
   if (failure_ || end_) return std::unexpected(ended_error());
@@ -89,9 +97,17 @@ std::uint64_t Communicators::launched() const {
 }
 
 void Communicators::launch(std::uint32_t from, std::vector<Part> parts) {
+  order({.what = Request::What::broadcast, .from = from, .parts = std::move(parts)});
+}
+
+void Communicators::launch_sum(std::vector<Part> parts) {
+  order({.what = Request::What::sum, .from = 0, .parts = std::move(parts)});
+}
+
+void Communicators::order(Request request) {
   std::lock_guard lock(mutex_);
   if (failure_ || end_) return;
-  request_ = Request{.check = false, .from = from, .parts = std::move(parts)};
+  request_ = std::move(request);
   streams_in_use_ = true;
   changed_.notify_all();
 }
@@ -201,12 +217,13 @@ void Communicators::work() {
 }
 
 Result<> Communicators::make_all() {
-  UniqueId id{};
-  CKPTD_TRY(expect(call(&Functions::get_unique_id, &id), "a new communicator"));
+  UniqueId id = others_.id;
+  if (others_.ranks == 0) CKPTD_TRY(expect(call(&Functions::get_unique_id, &id), "a new communicator"));
+  const auto members = devices_.size() + others_.ranks;
   CKPTD_TRY(within_group("make a communicator", [&](std::uint32_t member) -> Result<> {
     Comm comm = nullptr;
     Config config;
-    const auto code = call(&Functions::comm_init_rank_config, &comm, static_cast<int>(devices_.size()), id,
+    const auto code = call(&Functions::comm_init_rank_config, &comm, static_cast<int>(members), id,
                            static_cast<int>(member), &config);
     {
       std::lock_guard lock(mutex_);
@@ -284,7 +301,7 @@ void Communicators::serve() {
       changed_.notify_all();
       return;  // with the streams in use, until all is cut off
     }
-    if (request.check) {
+    if (request.what == Request::What::check) {
       checked_ = checks_;
     } else {
       ++launched_;
@@ -295,17 +312,24 @@ void Communicators::serve() {
 }
 
 Result<> Communicators::carry_out(const Request& request) {
-  if (request.check) {
+  if (request.what == Request::What::check) {
     std::unique_lock lock(mutex_);
     step_ = "look for errors";
     lock.unlock();
     return settle("look for errors");
   }
-  const auto what =
-      fmt::format("queue a broadcast of {} bytes from {}", request.parts.front().slot.bytes, names_[request.from]);
+  const bool sum = request.what == Request::What::sum;
+  const auto what = sum ? std::string("queue the sum that all members begin with")
+                        : fmt::format("queue a broadcast of {} bytes from {}", request.parts.front().slot.bytes,
+                                      names_[request.from]);
   CKPTD_TRY(within_group(what, [&](std::uint32_t member) {
     const Part& part = request.parts[member];
     auto* bytes = reinterpret_cast<void*>(part.slot.address);
+    if (sum)
+      return expect(call(&Functions::all_reduce, static_cast<const void*>(bytes), bytes,
+                         static_cast<std::size_t>(part.slot.bytes) / sizeof(float), kFloat32, kSum, comms_[member],
+                         part.native),
+                    names_[member] + ": " + what);
     return expect(
         call(&Functions::broadcast, static_cast<const void*>(bytes), bytes, static_cast<std::size_t>(part.slot.bytes),
              kUint8, static_cast<int>(request.from), comms_[member], part.native),

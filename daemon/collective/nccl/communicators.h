@@ -12,6 +12,9 @@
 // nothing from the host, and cut off they would leave half of their bytes and no error. After that, and at once when
 // a step has not succeeded for all, they are cut off (ncclCommAbort): then nobody was told that they were queued.
 // Each communicator is aborted or destroyed once. Safe from any thread.
+//
+// Further members may be in other processes, which have joined with the same unique id. They can be missing within NCCL:
+// then a step is queued here and does not come to its end on the stream, which whoever waits for that has to bound.
 #pragma once
 
 #include <fmt/ranges.h>
@@ -42,6 +45,13 @@ struct Patience {
   std::chrono::milliseconds stuck{5'000};
 };
 
+/// Members in other processes. Their ranks follow those of the devices here.
+struct Others {
+  unsigned ranks = 0;
+  UniqueId id{};  ///< that they were told; not used without any
+};
+Result<UniqueId> new_unique_id(const Library& library);
+
 /// A member's part of a broadcast.
 struct Part {
   device::Stream* stream = nullptr;
@@ -55,7 +65,7 @@ class Communicators : public std::enable_shared_from_this<Communicators> {
   /// outlive the set until it has ended or is abandoned.
   static Result<std::shared_ptr<Communicators>> start(std::shared_ptr<const Library> library, Natives natives,
                                                       Patience patience, std::vector<device::Device*> devices,
-                                                      std::vector<std::string> names);
+                                                      std::vector<std::string> names, Others others = {});
   Communicators(const Communicators&) = delete;
   Communicators& operator=(const Communicators&) = delete;
   ~Communicators();
@@ -67,11 +77,13 @@ class Communicators : public std::enable_shared_from_this<Communicators> {
   /// Whether nothing has happened to them since.
   Result<> check(Deadline deadline);
 
-  /// Broadcasts are numbered; the last one that was queued.
+  /// Broadcasts and sums are numbered; the last one that was queued.
   std::uint64_t launched() const;
   /// Orders broadcast number launched() + 1, one part for each device. The streams are used by our thread until
   /// wait_until_launched() has returned without error, or wait_until_quiet() has returned.
   void launch(std::uint32_t from, std::vector<Part> parts);
+  /// The same with a sum over all members of the float32s in each one's slot, in place.
+  void launch_sum(std::vector<Part> parts);
   /// Until it is queued on all streams, the set ends, or the deadline. Does not itself end the set.
   Result<> wait_until_launched(std::uint64_t number, Deadline deadline);
   /// After an end(): until no stream is used by our thread or NCCL any more. Not longer than twice Patience::stuck;
@@ -95,14 +107,16 @@ class Communicators : public std::enable_shared_from_this<Communicators> {
 
  private:
   struct Request {
-    bool check = false;  // no broadcast, only whether all are well
+    enum class What { check, broadcast, sum };
+    What what = What::check;  // check: only whether all are well
     std::uint32_t from = 0;
     std::vector<Part> parts;
   };
 
   Communicators(std::shared_ptr<const Library> library, Natives natives, Patience patience,
-                std::vector<device::Device*> devices, std::vector<std::string> names);
+                std::vector<device::Device*> devices, std::vector<std::string> names, Others others);
 
+  void order(Request request);
   void work();
   Result<> make_all();
   void serve();
@@ -134,6 +148,7 @@ class Communicators : public std::enable_shared_from_this<Communicators> {
   const Patience patience_;
   const std::vector<device::Device*> devices_;
   const std::vector<std::string> names_;
+  const Others others_;
   std::vector<std::unique_ptr<device::Event>> queued_;  // each member's last broadcast; of our thread
 
   mutable std::mutex mutex_;

@@ -57,6 +57,7 @@ Result<> Library::load(void* library) {
   need("ncclCommAbort", f.comm_abort);
   need("ncclCommGetAsyncError", f.comm_get_async_error);
   need("ncclBroadcast", f.broadcast);
+  need("ncclAllReduce", f.all_reduce);
   need("ncclGroupStart", f.group_start);
   need("ncclGroupEnd", f.group_end);
   need("ncclGetErrorString", f.get_error_string);

@@ -145,7 +145,8 @@ class VllmEngine final : public Engine {
     description.nodes = info.nodes;
     description.can_sleep = info.sleep_mode;
     if (routes.weight_transfer) description.weight_transfer = info.weight_transfer;
-    if (info.nodes > 1)
+    description.has_extension = !info.extension.empty();
+    if (info.nodes > 1 && info.weight_transfer != "nccl")
       description.warnings.push_back(fmt::format(
           "it runs on {} nodes: an update needs the endpoints of all of them in one request", info.nodes));
   }
@@ -153,7 +154,8 @@ class VllmEngine final : public Engine {
   static std::optional<Error> unsuitable(const wire::Routes& routes, const std::optional<wire::ServerInfo>& info) {
     if (!routes.collective_rpc)
       return Error{ErrorKind::unsupported, fmt::format("it is not in development mode: {}", kStart)};
-    const bool native = info && routes.weight_transfer && info->weight_transfer == "ipc";
+    const bool native =
+        info && routes.weight_transfer && (info->weight_transfer == "ipc" || info->weight_transfer == "nccl");
     if (info && info->extension.empty() && !native)
       return Error{ErrorKind::unsupported, fmt::format("its workers cannot be given weights: {}; or, from vLLM 0.22 on, with "
                                                        "VLLM_ALLOW_INSECURE_SERIALIZATION=1 as well and "

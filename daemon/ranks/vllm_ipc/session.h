@@ -1,68 +1,29 @@
-// The part of one device in an update of a vLLM server: turns steps into what the engine is told, and waits at the
-// meeting until the engine has been called for all devices.
-//
-// A server whose draft model has weights in the checkpoint wants everything once more: then the session begins again.
-//
-// No custodian is needed: no worker waits for us. Whoever goes away leaves a server whose weight update is open, which
-// the caller closes, or the next update does.
+// A device's part in an update by CUDA IPC: the engine is told how its worker opens the memory, with a receipt each time.
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
+#include <vector>
 
-#include "daemon/device/device.h"
 #include "daemon/ranks/receipts/receipts.h"
-#include "daemon/ranks/session.h"
+#include "daemon/ranks/vllm/session.h"
 #include "daemon/ranks/vllm_ipc/hold.h"
-#include "daemon/ranks/vllm_ipc/meeting.h"
 
 namespace ckptd::ranks::vllm_ipc {
 
-class IpcSession final : public Session {
+class IpcSession final : public vllm::MeetingSession {
  public:
-  /// vLLM splits a bucket at the sizes of its tensors and copies each out before it answers.
-  static constexpr Traits kTraits{.run_alignment = 256, .reloads_in_flight = 1, .gapless = true};
-
-  IpcSession(std::shared_ptr<Meeting> meeting, Meeting::Member member, std::shared_ptr<Receipts> receipts,
+  IpcSession(std::shared_ptr<vllm::Meeting> meeting, vllm::Meeting::Member member, std::shared_ptr<Receipts> receipts,
              std::string device, std::vector<Peer> processes);
-  ~IpcSession() override;
 
-  const std::string& endpoint() const override { return endpoint_; }
-  const std::string& device() const override { return device_; }
-  Traits traits() const override { return kTraits; }
-  std::optional<Peer> peer() const override { return std::nullopt; }
-  bool touched() const override { return touched_; }
-
-  Result<> offer(const device::Export& memory) override;
-  Result<> reload(std::span<const TensorView> tensors, std::uint32_t number) override;
-  Result<> release() override;
-  Result<> finish() override;
-  Result<Woken> wait(std::span<const int> wakers, Deadline deadline) override;
-  Result<Woken> wait_again(std::span<const int> wakers, Deadline deadline) override;
   std::shared_ptr<Hold> hold() const override;
-  void fail(const Error& reason) noexcept override;
-  void discard() noexcept override;
 
  private:
-  Result<> arrive(Meeting::Arrival arrival);
-  Result<WireMemory> memory_of(std::uint64_t offset, std::uint64_t bytes);
-  Error name_culprit(const Error& error) const;
-  Error timed_out() const;
+  Result<vllm::WireMemory> memory_of(std::uint64_t offset, std::uint64_t bytes) override;
 
-  const std::shared_ptr<Meeting> meeting_;
-  const Meeting::Member member_;
   const std::shared_ptr<Receipts> receipts_;
-  const std::string device_;
-  const std::string endpoint_;  ///< none
-  std::vector<Peer> processes_;
-  std::optional<device::Export> memory_;
+  const std::vector<Peer> processes_;
   std::shared_ptr<WorkerHold> hold_;  ///< of memory that a mapping does not keep, once somebody was told of it
-  Step step_ = Step::offer;
-  std::uint32_t number_ = 0;
-  Clock::time_point step_begun_ = Clock::now();
-  bool touched_ = false;
-  bool finishing_ = false, finished_ = false;
 };
 
 }  // namespace ckptd::ranks::vllm_ipc

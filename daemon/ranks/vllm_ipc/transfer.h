@@ -1,33 +1,18 @@
-// Gives a vLLM server weights by its own weight transfer: CUDA IPC, packed. docs/vllm_weight_transfer.md describes every
-// call. No worker of the server waits for us between two calls, so nothing has to outlive an update that fails but what
-// the server makes of it: see close() in the source.
+// vLLM's weight transfer by CUDA IPC, packed: each call tells every worker how it opens the bucket on its own device.
 #pragma once
 
 #include <chrono>
-#include <functional>
 #include <memory>
-#include <stop_token>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "common/deadline.h"
-#include "common/result.h"
 #include "daemon/ranks/receipts/receipts.h"
-#include "daemon/ranks/transfer.h"
-#include "proto/answer/answer.h"
+#include "daemon/ranks/vllm/conversation.h"
 
 namespace ckptd::ranks::vllm_ipc {
 
-struct Reply {
-  unsigned status = 0;
-  std::string body;
-  proto::answer::Key sent = proto::answer::Key::none;
-};
-
-/// Sends one request to the server, with whatever key it wants, and blocks for the answer. Its errors say who was asked.
-using Send = std::function<Result<Reply>(std::string_view method, std::string_view target, std::string body,
-                                         Deadline deadline, std::stop_token stop)>;
+using vllm::Reply;
+using vllm::Send;
 
 struct Options {
   std::string engine;

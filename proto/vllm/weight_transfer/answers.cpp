@@ -73,6 +73,11 @@ bool knows_no_packed(Answer answer) {
   return answer.status != 200 && has(words, "packed") && (has(words, "unexpected keyword") || has(words, "init_info"));
 }
 
+bool knows_no_unique_id(Answer answer) {
+  const auto words = answer::words_of(answer.body);
+  return answer.status != 200 && has(words, "nccl_unique_id_b64") && has(words, "unexpected keyword");
+}
+
 bool is_already_active(Answer answer) {
   const auto words = answer::words_of(answer.body);
   return answer.status != 200 && (has(words, "already active") || has(words, "already in progress"));

@@ -26,6 +26,7 @@ Result<> read_done(std::string_view target, Answer answer);
 
 // What a refusal means for the one who asked.
 bool knows_no_packed(Answer answer);     ///< init: this server is told that weights are packed in another way
+bool knows_no_unique_id(Answer answer);  ///< init: this server's NCCL is met only through a store of torch's
 bool is_already_active(Answer answer);   ///< start: an earlier update was never finished
 bool has_no_session(Answer answer);      ///< finish: the failed update has ended its session by itself
 

@@ -1,4 +1,4 @@
-// What is asked of a vLLM server that is given weights by its own weight transfer, CUDA IPC, packed. Pure: bytes from
+// What is asked of a vLLM server that is given weights by its own weight transfer, CUDA IPC or NCCL, packed. Pure: bytes from
 // values. docs/vllm_weight_transfer.md describes every byte and the order.
 //
 //   init -> { start -> update ... -> finish } [ start_draft -> update ... -> finish ]     each a POST whose 200 is the acknowledgement of all workers
@@ -19,6 +19,7 @@ inline constexpr std::string_view kStartDraftTarget = "/start_draft_weight_updat
 inline constexpr std::string_view kUpdateTarget = "/update_weights", kFinishTarget = "/finish_weight_update";
 inline constexpr std::string_view kServerTarget = "/server_info?config_format=json";
 inline constexpr std::string_view kWorldTarget = "/get_world_size";
+inline constexpr std::string_view kAllWorkersTarget = "/get_world_size?include_dp=true";
 
 /// How a server is told that tensors come packed. It changed twice.
 enum class PackedForm {
@@ -55,6 +56,16 @@ std::string pickled_handles(std::span<const DeviceBytes> devices);
 /// {"update_info":{"names":[..],"dtype_names":[..],"shapes":[..],"tensor_sizes":[..],"ipc_handles_pickled":"<base64>"}}
 /// A tensor without dimensions is told as one of a single element: vLLM's unpacking cannot make the former.
 std::string update_body(std::span<const PackedTensor> tensors, std::span<const DeviceBytes> devices, PackedForm form);
+
+/// By NCCL, where the sender is rank 0 and the workers follow. A worker cuts the tensors of an update into buffers, each of
+/// which ends with the tensor that makes it larger than packed_buffer_size_bytes, and takes a broadcast for each. With a
+/// limit that nothing reaches an update is one buffer: one call, one bucket, one broadcast.
+///
+/// {"init_info":{"nccl_unique_id_b64":"..","packed":true,"packed_buffer_size_bytes":..,"packed_num_buffers":1,
+///               "rank_offset":1,"world_size":N}}, N being the workers and the sender; `unique_id` has 128 bytes
+std::string nccl_init_body(std::string_view unique_id, unsigned workers);
+/// {"update_info":{"names":[..],"dtype_names":[..],"shapes":[..]}}
+std::string nccl_update_body(std::span<const PackedTensor> tensors);
 
 /// {"weight_version":"7"}, or {} when there is no label.
 std::string finish_body(std::string_view weight_version);

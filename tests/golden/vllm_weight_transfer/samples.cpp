@@ -24,11 +24,15 @@ std::map<std::string, std::string> vllm_samples() {
   const std::vector<PackedTensor> tensors{{"model.a.weight", "bfloat16", matrix, 20},
                                           {"model.a.scale", "float32", scalar, 4},
                                           {"mod\xC3\xA8le.b", "float16", vector, 18}};
+  std::string unique_id(128, '\0');
+  std::iota(unique_id.begin(), unique_id.end(), '\x80');  // all bytes that base64 may have to carry
   return {{"init.json", init_body(true)},
           {"init_older.json", init_body(false)},
           {"start.json", start_body()},
           {"update.json", update_body(tensors, devices, PackedForm::at_init)},
           {"update_each.json", update_body(tensors, devices, PackedForm::each_update)},
+          {"nccl_init.json", nccl_init_body(unique_id, 16)},
+          {"nccl_update.json", nccl_update_body(tensors)},
           {"finish.json", finish_body("step-7")},
           {"finish_unlabelled.json", finish_body({})},
           {"handles.pickle", pickled_handles(devices)}};

@@ -62,6 +62,15 @@ class Requests(unittest.TestCase):
         self.assertEqual(self.info("update_each.json") | {"packed": True}, self.info("update_each.json"))
         self.assertNotIn("packed", self.info())
 
+    def test_by_nccl_a_worker_is_told_how_to_join_and_what_comes(self):
+        info = json.loads(self.samples["nccl_init.json"])["init_info"]
+        self.assertEqual(base64.b64decode(info.pop("nccl_unique_id_b64"), validate=True), bytes(range(128, 256)))
+        # More than any update has: the whole of one is one buffer, and one broadcast.
+        self.assertGreater(info.pop("packed_buffer_size_bytes"), 1 << 45)
+        self.assertEqual(info, {"packed": True, "packed_num_buffers": 1, "rank_offset": 1, "world_size": 17})
+        told = self.info()
+        self.assertEqual(self.info("nccl_update.json"), {name: told[name] for name in ("names", "dtype_names", "shapes")})
+
     def test_handles_are_a_dict_by_torchs_name_of_the_device(self):
         handles = self.handles()
         self.assertEqual(list(handles), [UUID, "HOST-0"])

@@ -74,6 +74,13 @@ int ncclBroadcast(const void* from, void* to, std::size_t count, int type, int r
   return world().broadcast(to, count, root, comm, stream, entry.later);
 }
 
+int ncclAllReduce(const void* from, void* to, std::size_t count, int type, int operation, void* comm, void* stream) {
+  const auto entry = world().enter("ncclAllReduce");
+  if (entry.code != 0) return entry.code;
+  if (from != to || type != 7 || operation != 0 || count != 1) return 4;  // the one sum of a float32 that vLLM begins with
+  return world().sum(to, comm, stream, entry.later);
+}
+
 int ncclGroupStart() {
   const auto entry = world().enter("ncclGroupStart");
   return entry.code != 0 ? entry.code : world().group_start();
@@ -108,6 +115,9 @@ void fake_nccl_begin(const FakeNcclStreams* streams, std::uint64_t seed) {
 }
 void fake_nccl_set_version(int version) {
   world().version = version;
+}
+void fake_nccl_set_network(int on) {
+  world().network = on != 0;
 }
 void fake_nccl_fail(const char* name, unsigned nth, int code) {
   world().fail(name, nth, code, false);

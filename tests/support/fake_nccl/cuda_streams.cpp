@@ -95,7 +95,12 @@ int copy(void*, void* device, void* stream, void* to, const void* from, std::siz
       cuda.launch_host_function(static_cast<CUstream>(stream), &carry_out, new Copy{to, from, bytes, cut}));
 }
 
-constexpr FakeNcclStreams kStreams{nullptr, current_device, make_event, destroy_event, record, wait, copy};
+int run(void*, void* device, void* stream, void (*work)(void*), void* data) {
+  const Current current(device);
+  return outcome(cuda.launch_host_function(static_cast<CUstream>(stream), work, data));
+}
+
+constexpr FakeNcclStreams kStreams{nullptr, current_device, make_event, destroy_event, record, wait, copy, run};
 
 }  // namespace
 

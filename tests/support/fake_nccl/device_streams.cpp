@@ -47,7 +47,17 @@ int copy(void*, void*, void* stream, void* to, const void* from, std::size_t byt
   return stream_at(stream).copy(range(to), range(from)) ? 0 : 1;
 }
 
-constexpr FakeNcclStreams kStreams{nullptr, current_device, make_event, destroy_event, record, wait, copy};
+/// For streams of a Shuffler alone, whose one thread it blocks.
+int run(void*, void*, void* stream, void (*work)(void*), void* data) {
+  return queue_work(stream_at(stream), [=]() -> Result<> {
+           work(data);
+           return {};
+         })
+             ? 0
+             : 1;
+}
+
+constexpr FakeNcclStreams kStreams{nullptr, current_device, make_event, destroy_event, record, wait, copy, run};
 
 }  // namespace
 

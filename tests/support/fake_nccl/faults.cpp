@@ -24,6 +24,8 @@ void World::read_environment() {
   if (const char* cuda = std::getenv("CKPTD_FAKE_NCCL_CUDA"); cuda != nullptr)
     streams_ = *fake_nccl_cuda_streams(cuda);
 #endif
+  if (const char* network = std::getenv("CKPTD_FAKE_NCCL_NETWORK"); network != nullptr)
+    this->network = std::string(network) == "1";
   if (const char* told = std::getenv("CKPTD_FAKE_NCCL_VERSION"); told != nullptr) version = std::atoi(told);
   if (const char* later = std::getenv("CKPTD_FAKE_NCCL_LATER"); later != nullptr) {
     char name[64];
@@ -42,6 +44,7 @@ void World::begin(const FakeNcclStreams* streams, std::uint64_t seed) {
   forgotten_ = complaints_.size();
   first_alive_ = all_.size();
   version = 22707;
+  network = false;
 }
 
 void World::fail(const char* name, unsigned nth, int code, bool later) {

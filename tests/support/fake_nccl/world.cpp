@@ -1,5 +1,7 @@
 #include "tests/support/fake_nccl/world.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -24,7 +26,10 @@ int World::make_id(char* id) {
   std::memset(id, 0, 128);
   const auto number = ++ids_;
   std::memcpy(id, &number, sizeof number);
-  cliques_[number] = std::make_shared<Clique>();
+  const auto clique = cliques_[number] = std::make_shared<Clique>();
+  if (!network) return kSuccess;
+  clique->net = std::make_shared<Net>("ckptd-fake-nccl-" + std::to_string(::getpid()) + "-" + std::to_string(number));
+  std::memcpy(id + sizeof number, clique->net->name().data(), clique->net->name().size());
   return kSuccess;
 }
 
@@ -87,19 +92,27 @@ Communicator* World::usable(void* handle, const char* what) {
 }
 
 int World::broadcast(void* bytes, std::size_t count, int root, void* handle, void* stream, int later) {
+  return submit_collective(
+      {.kind = Call::Kind::broadcast, .bytes = bytes, .stream = stream, .count = count, .root = root}, "ncclBroadcast", handle,
+      later);
+}
+
+int World::sum(void* value, void* handle, void* stream, int later) {
+  return submit_collective({.kind = Call::Kind::broadcast, .bytes = value, .stream = stream, .count = 1, .sum = true},
+                           "ncclAllReduce", handle, later);
+}
+
+int World::submit_collective(Call call, const char* name, void* handle, int later) {
   std::lock_guard lock(mutex_);
-  auto* communicator = usable(handle, "ncclBroadcast");
+  auto* communicator = usable(handle, name);
   if (communicator == nullptr) return group_error = kInvalidArgument;
   if (communicator->state == Communicator::State::finalized)
-    return complain("ncclBroadcast after ncclCommFinalize", kInvalidUsage);
+    return complain(std::string(name) + " after ncclCommFinalize", kInvalidUsage);
+  if (call.sum && !communicator->clique->net) return complain("a sum between members of one process", kInvalidUsage);
   if (communicator->result != kSuccess) return communicator->result;
   if (later != kSuccess) communicator->result = later;
-  return submit({.kind = Call::Kind::broadcast,
-                 .communicator = communicator,
-                 .bytes = bytes,
-                 .stream = stream,
-                 .count = count,
-                 .root = root});
+  call.communicator = communicator;
+  return submit(call);
 }
 
 int World::end(Call::Kind kind, void* handle, int later) {
@@ -191,6 +204,7 @@ void World::join(Communicator& communicator, const Call& call) {
     operation = operations_.emplace_back(std::make_shared<Operation>());
     operation->count = call.count;
     operation->root = call.root;
+    operation->sum = call.sum;
     operation->parts.resize(clique.members);
     operation->polls_before_queued = draw(6);
   }
@@ -204,10 +218,10 @@ void World::join(Communicator& communicator, const Call& call) {
 /// Whether the others have done their part of what it does.
 bool World::may_finish(Communicator& communicator) {
   auto& clique = *communicator.clique;
-  if (communicator.state == Communicator::State::finalized) return clique.finalized == clique.members;
-  if (!communicator.operation) return clique.begun == clique.members;
+  if (communicator.state == Communicator::State::finalized) return clique.net || clique.finalized == clique.members;
+  if (!communicator.operation) return clique.net ? clique.net->all_here(clique.members) : clique.begun == clique.members;
   auto& operation = *communicator.operation;
-  if (!std::ranges::all_of(operation.parts, &Operation::Part::here)) return false;
+  if (!clique.net && !std::ranges::all_of(operation.parts, &Operation::Part::here)) return false;
   if (operation.queued) return true;
   if (operation.polls_before_queued > 0) {
     --operation.polls_before_queued;
@@ -215,7 +229,8 @@ bool World::may_finish(Communicator& communicator) {
   }
   operation.queued = true;
   if (const int code = queue(clique, operation); code != kSuccess)
-    for (auto* rank : clique.ranks) rank->result = code;
+    for (auto* rank : clique.ranks)
+      if (rank != nullptr) rank->result = code;
   return true;
 }
 
@@ -223,6 +238,10 @@ int World::async_error(void* handle, int* state) {
   std::lock_guard lock(mutex_);
   auto* communicator = known(handle, "ncclCommGetAsyncError");
   if (communicator == nullptr) return kInvalidArgument;
+  if (const auto& net = communicator->clique->net; net && net->lost() && communicator->result == kSuccess) {
+    communicator->result = kRemote;
+    if (const auto wrong = net->complaint(); !wrong.empty()) complain(wrong, kInvalidUsage);
+  }
   *state = communicator->result;
   if (!communicator->in_progress) return kSuccess;
   *state = kInProgress;
@@ -245,6 +264,7 @@ int World::async_error(void* handle, int* state) {
 //  of its successor:    | wait have[0] | copy | record have[1]  | wait have[2]
 //  of the last one:     | wait have[1] | copy | record have[2]
 int World::queue(Clique& clique, Operation& operation) {
+  if (clique.net) return queue_to_net(clique, operation);
   const auto members = clique.members;
   const auto rank_at = [&](std::size_t place) { return (static_cast<std::size_t>(operation.root) + place) % members; };
   std::vector<void*> have(members);
@@ -273,10 +293,34 @@ int World::queue(Clique& clique, Operation& operation) {
   return failed != 0 ? kUnhandledCuda : kSuccess;
 }
 
+/// One call on the stream of rank 0, which returns when all others have done their part, or at the abort.
+int World::queue_to_net(Clique& clique, Operation& operation) {
+  struct Work {
+    std::shared_ptr<Net> net;
+    Operation& operation;
+  };
+  const auto carry_out = [](void* data) {
+    const std::unique_ptr<Work> work(static_cast<Work*>(data));
+    auto& [net, todo] = *work;
+    if (todo.cut) return;
+    auto& part = todo.parts.front();
+    if (todo.sum)
+      net->sum(*static_cast<float*>(part.bytes), todo.cut);
+    else
+      net->broadcast(part.bytes, todo.count, todo.cut);
+  };
+  auto& part = operation.parts.front();
+  auto* work = new Work{clique.net, operation};
+  if (streams_.run(streams_.self, clique.ranks.front()->device, part.stream, carry_out, work) == 0) return kSuccess;
+  delete work;
+  return kUnhandledCuda;
+}
+
 /// What is queued of its clique does nothing any more.
 void World::cut(Communicator& communicator) {
   for (auto& [key, operation] : open_)
     if (key.first == communicator.clique.get()) operation->cut = true;
+  if (communicator.clique->net) communicator.clique->net->close();
 }
 
 }  // namespace ckptd::fake_nccl

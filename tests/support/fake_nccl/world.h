@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tests/support/fake_nccl/fake_nccl.h"
+#include "tests/support/fake_nccl/net.h"
 
 namespace ckptd::fake_nccl {
 
@@ -27,6 +28,7 @@ struct Clique {
   std::size_t members = 0;
   std::vector<Communicator*> ranks;  // null: has not come yet
   unsigned begun = 0, finalized = 0;
+  std::shared_ptr<Net> net;  // not null: rank 0 is here, and all others are reached by it
 };
 
 /// One broadcast of a clique, as far as its members have called it.
@@ -39,6 +41,7 @@ struct Operation {
   std::size_t count = 0;
   int root = 0;
   std::vector<Part> parts;
+  bool sum = false;
   unsigned polls_before_queued = 0;
   bool queued = false;
   std::atomic<bool> cut = false;
@@ -68,6 +71,7 @@ struct Call {
   void* stream = nullptr;
   std::size_t count = 0;
   int root = 0;
+  bool sum = false;
 };
 
 class World {
@@ -96,11 +100,13 @@ class World {
   int make_id(char* id);
   int init(void** out, int members, const char* id, int rank, int blocking, int later);
   int broadcast(void* bytes, std::size_t count, int root, void* handle, void* stream, int later);
+  int sum(void* value, void* handle, void* stream, int later);
   int end(Call::Kind kind, void* handle, int later);
   int async_error(void* handle, int* state);
   int group_start();
   int group_end();
   std::atomic<int> version = 22707;
+  std::atomic<bool> network = false;
 
  private:
   struct Fault {
@@ -119,6 +125,8 @@ class World {
   bool may_finish(Communicator& communicator);
   bool may_share_a_device() const;
   int queue(Clique& clique, Operation& operation);
+  int queue_to_net(Clique& clique, Operation& operation);
+  int submit_collective(Call call, const char* name, void* handle, int later);
   void cut(Communicator& communicator);
   int complain(std::string text, int code);
   unsigned draw(unsigned below) { return static_cast<unsigned>(random_() % below); }

@@ -10,9 +10,11 @@ namespace {
 
 struct Transfers {
   explicit Transfers(House& house) {
-    house.make_transfer = [this, &house](const journal::EngineRecord& engine, const std::string& weight_version)
-        -> Result<std::unique_ptr<ranks::Transfer>> {
+    house.make_transfer = [this, &house](const journal::EngineRecord& engine, const std::string& weight_version,
+                                         const std::string& asked) -> Result<std::unique_ptr<ranks::Transfer>> {
+      if (refused == asked) return fail(ErrorKind::unavailable, "this daemon has no NCCL");
       ++made;
+      way = asked;
       label = weight_version;
       CHECK(engine.kind == "vllm");
       return std::make_unique<FakeTransfer>(house.endpoints);
@@ -20,36 +22,61 @@ struct Transfers {
     house.start();
   }
   int made = 0;
-  std::string label;
+  std::string label, way, refused;
 };
 
-void add(House& house, const std::string& kind, const std::string& transfer) {
+void add(House& house, const std::string& kind, const std::string& transfer, std::vector<std::string> devices = {}) {
   REQUIRE(house.operations->put_engine({.name = "e", .kind = kind, .endpoint = "http://127.0.0.1:1", .checkpoint = "m",
-                                        .transfer = transfer, .follow = false}));
+                                        .devices = std::move(devices), .transfer = transfer, .follow = false}));
 }
 
 }  // namespace
 
 TEST_CASE("an engine is given weights in its own way where it offers one, and where that is wanted") {
   struct Case {
-    std::string kind, transfer, offers;
-    bool native;
+    std::string kind, transfer, offers, native;  // native: which way; empty: by the sessions of checkpoint-engine
+    bool has_extension = true;
+    std::vector<std::string> devices = {};
   };
-  const auto [kind, transfer, offers, native] =
-      GENERATE(Case{"vllm", "auto", "ipc", true}, Case{"vllm", "auto", "nccl", false},
-               Case{"vllm", "auto", "", false}, Case{"vllm", "native", "", true},
-               Case{"vllm", "checkpoint-engine", "ipc", false}, Case{"sglang", "auto", "ipc", false});
+  const auto [kind, transfer, offers, native, has_extension, devices] = GENERATE(
+      Case{"vllm", "auto", "ipc", "ipc"}, Case{"vllm", "auto", "", ""}, Case{"vllm", "native", "", "ipc"},
+      Case{"vllm", "checkpoint-engine", "ipc", ""}, Case{"sglang", "auto", "ipc", ""},
+      // Several devices: workers of this node, which the extension reaches if it is there.
+      Case{"vllm", "auto", "nccl", ""}, Case{"vllm", "auto", "nccl", "nccl", false},
+      Case{"vllm", "auto", "nccl", "nccl", true, {"HOST-0"}}, Case{"vllm", "native", "nccl", "nccl"},
+      Case{"vllm", "checkpoint-engine", "nccl", "", true, {"HOST-0"}});
   House house;
   Transfers transfers(house);
-  house.behaviour->about.emplace().weight_transfer = offers;
+  auto& about = house.behaviour->about.emplace();
+  about.weight_transfer = offers;
+  about.has_extension = has_extension;
   house.load_or_die("1", 1);
-  add(house, kind, transfer);
+  add(house, kind, transfer, devices);
   const auto job = house.run_update(House::to("1"));
   CHECK(job.state == "succeeded");
-  CHECK(transfers.made == (native ? 1 : 0));
-  if (native) CHECK(transfers.label == "1");
-  CHECK(house.behaviour->calls == (native ? 0 : 1));
+  CHECK(transfers.way == native);
+  CHECK(transfers.made == (native.empty() ? 0 : 1));
+  if (!native.empty()) CHECK(transfers.label == "1");
+  CHECK(house.behaviour->calls == (native.empty() ? 1 : 0));
   CHECK(house.operations->engine("e")->serving == "m@1");
+}
+
+TEST_CASE("a way that this daemon cannot go is said, unless there is another") {
+  const bool has_extension = GENERATE(true, false);
+  const auto transfer = GENERATE(as<std::string>(), "auto", "native");
+  House house;
+  Transfers transfers(house);
+  transfers.refused = "nccl";
+  auto& about = house.behaviour->about.emplace();
+  about.weight_transfer = "nccl";
+  about.has_extension = has_extension;
+  house.load_or_die("1", 1);
+  add(house, "vllm", transfer, {"HOST-0"});
+  const auto job = house.run_update(House::to("1"));
+  const bool goes = has_extension && transfer == "auto";
+  CHECK(job.state == (goes ? "succeeded" : "failed"));
+  CHECK(house.behaviour->calls == (goes ? 1 : 0));
+  CHECK(house.operations->engine("e")->poisoned.empty());
 }
 
 TEST_CASE("nobody waits at the sessions of an engine's own way, so none is written down") {

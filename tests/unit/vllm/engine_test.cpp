@@ -88,7 +88,24 @@ TEST_CASE("describe: what the server was started with") {
   CHECK(told->can_sleep);
   CHECK(told->can_verify);
   CHECK(told->weight_transfer == "nccl");
+  CHECK(told->has_extension);
   CHECK_FALSE(told->unsuitable);
+}
+
+TEST_CASE("describe: by its own weight transfer it can be given weights without the extension") {
+  const auto [backend, suitable] =
+      GENERATE(table<std::string, bool>({{"ipc", true}, {"nccl", true}, {"sparse_nccl", false}}));
+  const auto info = R"({"vllm_config":{"parallel_config":{"worker_extension_cls":"","nnodes":2},
+      "weight_transfer_config":{"backend":")" + backend + R"("}}})";
+  ScriptedServer server({{"GET /openapi.json", {{200, R"({"paths":{"/collective_rpc":{},"/server_info":{},
+                            "/start_weight_update":{}}})"}}},
+                         {"GET /server_info?config_format=json", {{200, info}}}});
+  const auto told = engine_at(server)->describe(kLong);
+  REQUIRE(told);
+  CHECK_FALSE(told->has_extension);
+  CHECK(told->unsuitable.has_value() != suitable);
+  // By NCCL it does not matter where its workers are.
+  CHECK(told->warnings.empty() == (backend == "nccl"));
 }
 
 TEST_CASE("describe: development mode off, or no extension, with what to start it with") {

@@ -67,6 +67,7 @@ SAME_SIGNATURE(ncclCommDestroy, comm_destroy);
 SAME_SIGNATURE(ncclCommAbort, comm_abort);
 SAME_SIGNATURE(ncclCommGetAsyncError, comm_get_async_error);
 SAME_SIGNATURE(ncclBroadcast, broadcast);
+SAME_SIGNATURE(ncclAllReduce, all_reduce);
 SAME_SIGNATURE(ncclGroupStart, group_start);
 SAME_SIGNATURE(ncclGroupEnd, group_end);
 SAME_SIGNATURE(ncclGetErrorString, get_error_string);
@@ -88,6 +89,8 @@ TEST_CASE("codes and types have the header's values") {
   CHECK(value(Code::in_progress) == ncclInProgress);
   CHECK(sizeof(Code) == sizeof(ncclResult_t));
   CHECK(kUint8 == ncclUint8);
+  CHECK(kFloat32 == ncclFloat32);
+  CHECK(kSum == ncclSum);
   CHECK(sizeof(int) == sizeof(ncclDataType_t));
   CHECK(version_code(NCCL_MAJOR, NCCL_MINOR, NCCL_PATCH) == NCCL_VERSION_CODE);
 }

@@ -1,11 +1,11 @@
-#include "daemon/ranks/vllm_ipc/meeting.h"
+#include "daemon/ranks/vllm/meeting.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "common/units.h"
 
-namespace ckptd::ranks::vllm_ipc {
+namespace ckptd::ranks::vllm {
 namespace {
 
 std::string show(const Meeting::Arrival& arrival) {
@@ -148,4 +148,4 @@ void Meeting::wake_all() const {
   for (const auto& seat : seats_) seat.waker.wake();
 }
 
-}  // namespace ckptd::ranks::vllm_ipc
+}  // namespace ckptd::ranks::vllm

@@ -23,7 +23,7 @@
 #include "daemon/ranks/session.h"
 #include "proto/vllm/weight_transfer/requests.h"
 
-namespace ckptd::ranks::vllm_ipc {
+namespace ckptd::ranks::vllm {
 
 /// A tensor as the engine is told of it. Owns what it names: the caller's thread outlives the views.
 struct WireTensor {
@@ -105,4 +105,4 @@ class Meeting {
   std::stop_source ended_;
 };
 
-}  // namespace ckptd::ranks::vllm_ipc
+}  // namespace ckptd::ranks::vllm
