@@ -1,7 +1,6 @@
 // Has the devices' drivers register segments, some at once, while their maker touches the next ones.
 //
-// A driver takes about a tenth of a second for a gigabyte, most of it the kernel's work on its pages, and several threads
-// may be in it. Used by one thread. Internal to the store.
+// A driver goes through all pages of a segment, and several threads may be in it. Used by one thread. Internal to the store.
 #pragma once
 
 #include <deque>
