@@ -11,7 +11,7 @@ from soak import (bystanders, daemon_faults, engine_faults, invariants, leaks, o
                   world as worlds)
 
 SEED = int(os.environ.get("CKPTD_SOAK_SEED") or 20261126)
-STEPS, SECONDS = 10, 45
+STEPS, SECONDS = 8, 35
 Stub = collections.namedtuple("Stub", "name family devices")
 STUBS = [Stub(name, family, [str(number) for number in range(ranks)]) for name, family, ranks, _ in worlds.ENGINES]
 
@@ -73,9 +73,15 @@ class AssertionsCanFail(harness.Case):
         self.soak.heal("m@1")
         self.member = self.world.members[0]
 
+    def at_once(self):
+        """Nobody is given time to notice: what does not hold now is not to hold later either."""
+        self.addCleanup(setattr, invariants, "SEEN_WITHIN", invariants.SEEN_WITHIN)
+        invariants.SEEN_WITHIN = 0
+
     def test_a_rank_that_holds_something_else(self):
         invariants.one_version_or_marked(self.world)
         self.member.engine.reset()
+        self.at_once()
         with self.assertRaisesRegex(AssertionError, "one is said to serve m@1, but HOST-0"):
             invariants.one_version_or_marked(self.world)
 
@@ -106,6 +112,7 @@ class AssertionsCanFail(harness.Case):
         invariants.paused_only_while_a_mixture(self.world)
         invariants.continued_with_one_version(self.world)
         self.member.engine.post("/continue_generation")  # as ckptd must not
+        self.at_once()
         with self.assertRaisesRegex(AssertionError, "was resumed while it held no single version"):
             invariants.continued_with_one_version(self.world)
         with self.assertRaisesRegex(AssertionError, "may hold a mixture and is not paused any more"):
@@ -114,16 +121,18 @@ class AssertionsCanFail(harness.Case):
     def test_an_engine_that_stays_paused(self):
         self.member.engine.post("/pause_generation", mode="retract")
         self.addCleanup(self.member.engine.post, "/continue_generation")
+        self.at_once()
         with self.assertRaisesRegex(AssertionError, "holds m@1 and is still paused"):
             invariants.paused_only_while_a_mixture(self.world)
 
-    def test_an_engine_that_is_never_to_be_paused(self):
+    def test_an_engine_that_is_paused_or_called_though_it_is_not_to_be(self):
         self.member.pause = "none"
         self.addCleanup(setattr, self.member, "pause", "in_place")
         with self.assertRaisesRegex(AssertionError, "one is never to be paused"):
             invariants.continued_with_one_version(self.world)
-
-    def test_an_engine_that_is_called_though_it_is_out_of_service(self):
+        invariants.at_most(self.world, ["one"], 1, 0)
+        with self.assertRaisesRegex(AssertionError, "0 engines may be out of service at once"):
+            invariants.at_most(self.world, ["one"], 0, 0)
         before = {"one": invariants.calls_of(self.member)}
         with self.assertRaisesRegex(AssertionError, "is not any more"):
             invariants.untouched(self.world, before)
@@ -132,11 +141,6 @@ class AssertionsCanFail(harness.Case):
         invariants.untouched(self.world, before)
         with self.assertRaisesRegex(AssertionError, "is out of service and was called"):
             invariants.untouched(self.world, {"one": (0, 0, 0)})
-
-    def test_too_many_at_once(self):
-        invariants.at_most(self.world, ["one"], 1, 0)
-        with self.assertRaisesRegex(AssertionError, "0 engines may be out of service at once"):
-            invariants.at_most(self.world, ["one"], 0, 0)
 
     def test_an_engine_of_which_is_said_that_it_holds_something_else(self):
         plan = plans.Plan(1, "m@1", (), {}, "", 0.0, "nothing", (), False, order="verify", of="one", to="m@1")
@@ -155,7 +159,7 @@ class AssertionsCanFail(harness.Case):
             connection.connect()
             self.addCleanup(connection.close)
         harness.wait_until("the connections to be accepted",
-                           lambda: len(self.world.daemon.open_files()) > baseline.limits["descriptors"])
+                           lambda: leaks.held(self.world.daemon)["descriptors"] > baseline.limits["descriptors"])
         with self.assertRaisesRegex(AssertionError, "descriptors from"):
             baseline.check(self.world.daemon, 1)
 

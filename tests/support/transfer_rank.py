@@ -269,12 +269,12 @@ class Worker:
         if kind == "slow":
             time.sleep(self._fault["seconds"])
             return
-        self._fault = {"kind": "none"}
+        seconds, self._fault = self._fault.get("seconds"), {"kind": "none"}
         print(f"was told to {kind}", file=sys.stderr, flush=True)
         if kind.startswith("die"):
             os.kill(os.getpid(), signal.SIGKILL)
         if kind.startswith("stall"):
-            time.sleep(self._fault.get("seconds") or 3600)
+            time.sleep(seconds or 3600)
         raise RuntimeError("the worker was told to fail in load_weights")
 
     # -- of tests

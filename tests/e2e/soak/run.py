@@ -15,6 +15,7 @@ import harness
 from . import bystanders, daemon_faults, engine_faults, invariants, leaks, orders, plan as plans, world as worlds
 
 WARM_UP_UPDATES = 3
+TORCH_SLOWNESS = 3  # what a worker collects after each session takes seconds on a busy machine
 
 
 class Failure(Exception):
@@ -308,7 +309,8 @@ def main(words=None):
         signal.signal(number, leave)
     if arguments.torch and not harness.test_python():
         sys.exit("scripts/soak: there is no Python environment with torch (see scripts/test)")
-    world = worlds.World(seed, min(harness.PATIENCE, 2), torch=arguments.torch)
+    slowness = min(harness.PATIENCE, 2) * (TORCH_SLOWNESS if arguments.torch else 1)
+    world = worlds.World(seed, slowness, torch=arguments.torch)
     try:
         summary = Soak(seed, world).run(arguments.steps, arguments.seconds, lambda line: print(line, flush=True))
     except Failure as failure:

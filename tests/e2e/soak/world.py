@@ -23,7 +23,7 @@ ENGINES = (
     ("draft", "draft", 2, {}),
     ("vllm", "vllm", 2, {"follow": True, "pause": "keep"}),
     ("old-vllm", "vllm", 1, {"rank": "--dialect C", "unix": True, "pause": "none"}),
-    ("transfer", "transfer", 2, {"follow": True, "on_failure": "hold", "pause": "abort"}),
+    ("transfer", "transfer", 2, {"follow": True, "on_failure": "hold", "pause": "wait"}),
     ("lmdeploy", "lmdeploy", 2, {"arguments": ("--empty-init",), "wake": "all", "follow": True}),
 )
 # family: (kind, arguments of the stand-in, command of its ranks or None for the reference rank)
