@@ -189,7 +189,8 @@ std::vector<Key<Config>> make_config_keys() {
           "With broadcast: how long a device whose part failed waits for others that still copy from it, and for NCCL to "
           "let go of it."),
       key("timeouts.nccl_start", "", &C::nccl_start_timeout, duration(),
-          "With NCCL: how long the first update of some devices waits for their communicators."),
+          "With NCCL: how long the first update of some devices, or of a vLLM that takes weights by NCCL, waits for "
+          "their communicators."),
       key("timeouts.custody", "", &C::custody, duration(),
           "How long the socket of a failed session stays bound, to tell its rank that it failed."),
       key("timeouts.shutdown", "", &C::shutdown, duration(),

@@ -16,18 +16,18 @@ IpcSession::IpcSession(std::shared_ptr<vllm::Meeting> meeting, vllm::Meeting::Me
 Result<vllm::WireMemory> IpcSession::memory_of(std::uint64_t offset, std::uint64_t bytes) {
   if (const auto* host = std::get_if<device::HostExport>(&offered()))
     return vllm::WireMemory{.handle = {host->path.begin(), host->path.end()},
-                      .storage_bytes = host->bytes,
-                      .offset = offset,
-                      .bytes = bytes,
-                      .counter_name = {}};
+                            .storage_bytes = host->bytes,
+                            .offset = offset,
+                            .bytes = bytes,
+                            .counter_name = {}};
   const auto& cuda = std::get<device::CudaExport>(offered());
   auto receipt = CKPTD_TRY(receipts_->take());
   vllm::WireMemory memory{.handle = {cuda.handle.begin(), cuda.handle.end()},
-                    .storage_bytes = cuda.bytes,
-                    .offset = offset,
-                    .bytes = bytes,
-                    .counter_name = receipt.file(),
-                    .counter_index = receipt.index()};
+                          .storage_bytes = cuda.bytes,
+                          .offset = offset,
+                          .bytes = bytes,
+                          .counter_name = receipt.file(),
+                          .counter_index = receipt.index()};
   if (!hold_) hold_ = std::make_shared<WorkerHold>(meeting().engine(), device(), processes_);
   hold_->told(std::move(receipt));
   return memory;
