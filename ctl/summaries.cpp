@@ -137,6 +137,9 @@ std::string show_handles(const Job& job) {
   for (const auto& engine : job.engines)
     out += engine.error ? fmt::format("  {}: nothing, {}\n", printable(engine.engine), printable(engine.error->sentence))
                         : fmt::format("  {}: {}\n", printable(engine.engine), printable(json(engine.zmq_handles).dump()));
+  for (const auto& engine : job.engines)
+    for (const auto& warning : engine.warnings)
+      out += fmt::format("warning: {}: {}\n", printable(engine.engine), printable(warning));
   return out + fmt::format("pausing, flushing, labelling and resuming it is yours as well; 'ckptctl wait job/{}' tells how "
                            "it ended\n",
                            id);

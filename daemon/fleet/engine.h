@@ -63,6 +63,9 @@ struct Description {
   unsigned nodes = 1;
   bool data_parallel_attention = false;
   unsigned draft_models = 0;    ///< each opens a session of its own within one update, after the target's
+  std::string speculative = {};   ///< how it speculates, by the server's own name, upper case; empty: it does not tell
+  std::string quantization = {};  ///< by its own name; empty: none, or it does not tell
+  std::string moe_backend = {};   ///< what computes its experts, by its own name; empty: it does not tell
   bool can_sleep = false;
   bool can_verify = false;      ///< it can tell checksums of what it holds
   std::string weight_transfer;  ///< "ipc" or "nccl" when it offers its own way to be given weights, else empty

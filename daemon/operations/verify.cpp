@@ -84,13 +84,7 @@ json Service::take_checksums(const EnginePush& push, const journal::VersionRecor
     return not_taken(fmt::format("they are {}, and more than {} of one engine are not kept", show_bytes(bytes),
                                  show_bytes(kMostChecksumBytes)));
   json told{{"ranks", ranks_of(*ranks)}, {"why", ""}};
-  checksums_.keep({.engine = push.engine,
-                   .kind = push.known.kind,
-                   .version = version,
-                   .server = software_of(push.engine),
-                   .job = job.id(),
-                   .at = std::chrono::system_clock::now(),
-                   .ranks = *std::move(ranks)});
+  keep(*std::move(ranks), false);
   return told;
 }
 

@@ -94,9 +94,11 @@ class Sglang(Server):
     def server_info(self, _request):
         arguments, drafts = self.arguments, self.arguments.draft_models
         return 200, {
-            "model_path": "stand-in", "version": "0.5.23", "load_format": arguments.load_format, "nnodes": 1,
+            "model_path": "stand-in", "version": arguments.version, "load_format": arguments.load_format, "nnodes": 1,
             "tp_size": len(self.ranks), "pp_size": 1, "dp_size": arguments.dp_size, "enable_dp_attention": False,
-            "speculative_algorithm": "EAGLE" if drafts else None, "speculative_num_steps": drafts or None,
+            "quantization": arguments.quantization,
+            "speculative_algorithm": arguments.speculative or ("EAGLE" if drafts else None),
+            "speculative_num_steps": drafts or None,
             "enable_multi_layer_eagle": drafts > 1, "enable_memory_saver": arguments.memory_saver,
             "weight_cache_mode": "off", "checkpoint_engine_wait_weights_before_ready": arguments.wait_weights > 0,
             "internal_states": [{}]}
@@ -194,6 +196,9 @@ def parse_arguments():
     parser.add_argument("--memory-saver", action="store_true", help="as --enable-memory-saver")
     parser.add_argument("--dp-size", type=int, default=1)
     parser.add_argument("--load-format", default="auto")
+    parser.add_argument("--version", default="0.5.23", help="that it tells of itself")
+    parser.add_argument("--quantization", help="that it tells; nothing is quantised")
+    parser.add_argument("--speculative", metavar="ALGORITHM", help="that it tells; by default EAGLE with a draft model")
     parser.add_argument("--wait-weights", type=float, default=0, metavar="SECONDS",
                         help="as --checkpoint-engine-wait-weights-before-ready, giving up after SECONDS")
     parser.add_argument("--old", action="store_true", help="routes and /ping of servers before 0.5.23")

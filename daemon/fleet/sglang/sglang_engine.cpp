@@ -84,6 +84,8 @@ class SglangEngine final : public Engine {
     description.nodes = info.nodes;
     description.data_parallel_attention = info.data_parallel_attention;
     description.draft_models = info.draft_models;
+    description.speculative = info.speculative;
+    description.quantization = info.quantization;
     description.can_sleep = info.memory_saver;
     description.can_verify = routes.status == 200 && wire::offers_route(routes.body, wire::kChecksumsTarget);
     description.warnings = warnings_about(info);

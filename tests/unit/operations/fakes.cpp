@@ -172,6 +172,7 @@ Result<fleet::Observation> FakeEngine::observe(std::chrono::milliseconds timeout
 }
 
 Result<fleet::Description> FakeEngine::describe(std::chrono::milliseconds timeout) {
+  if (behaviour_->gone) return fail(ErrorKind::unavailable, "engine fake: nobody listens");
   std::lock_guard lock(behaviour_->mutex);
   if (behaviour_->about) return *behaviour_->about;
   return fleet::Engine::describe(timeout);

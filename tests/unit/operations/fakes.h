@@ -113,6 +113,7 @@ class FakeEngine final : public fleet::Engine {
     std::optional<fleet::Description> about;
     std::optional<std::vector<fleet::RankChecksums>> checksums;  ///< absent: it cannot tell any
     bool drops_checksums = false;                                ///< it has the call, and fails it
+    std::map<std::string, std::vector<double>> values;           ///< of tensors that it tells, by name; under mutex
     std::function<void()> while_summing;
     void set_checksums(std::vector<fleet::RankChecksums> to) {
       std::lock_guard lock(mutex);

@@ -62,6 +62,8 @@ TEST_CASE("members of other types count as not told") {
   CHECK(info->data_parallel == 1);
   CHECK(info->nodes == 1);
   CHECK_FALSE(info->memory_saver);
+  CHECK(info->quantization.empty());
+  CHECK(sglang::read_server_info(200, R"({"quantization":"fp8"})", Key::none)->quantization == "fp8");
 }
 
 TEST_CASE("done is a 200 that does not say otherwise") {
