@@ -116,6 +116,11 @@ std::string summary_of_verification(const Job& job, const json& result) {
                            : fmt::format("  what engine {} told after {}, at {} ({} tensors)\n", other,
                                          text_in(with, "job"), text_in(with, "taken"), tensors);
   }
+  if (const auto spots = result.find("spot_check"); spots != result.end() && spots->is_object()) {
+    const auto tensors = spots->find("tensors");
+    out += fmt::format("  a spot check, since its server tells no checksums: {} values of {} small tensors are the checkpoint's\n",
+                       count_in(*spots, "values").value_or(0), tensors == spots->end() ? 0 : tensors->size());
+  }
   return out;
 }
 

@@ -85,6 +85,12 @@ struct RankChecksums {
   std::map<std::string, std::string> by_tensor = {};  ///< names of the engine's own, possibly fused and sharded, tensors
 };
 
+/// What one rank tells of the first values of a tensor.
+struct RankValues {
+  std::string rank;
+  std::vector<double> values = {};
+};
+
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -123,6 +129,12 @@ class Engine {
 
   /// What each rank holds, as the server computes it. unsupported where it cannot.
   virtual Result<std::vector<RankChecksums>> checksums(std::chrono::milliseconds timeout);
+
+  /// The first `count` values of a one-dimensional tensor, by the checkpoint's name, of those ranks that the server lets
+  /// speak. It may make a list of the whole tensor for that: for small ones. unsupported where it tells none, or none of
+  /// this one.
+  virtual Result<std::vector<RankValues>> values(const std::string& tensor, std::size_t count,
+                                                 std::chrono::milliseconds timeout);
 };
 
 /// Where a server is and what it asks of its clients.

@@ -94,7 +94,10 @@ Result<nlohmann::json> Service::update_engine(const EnginePush& push, const cata
   }
   const auto resumed = standstill.end();
   if (resumed && ended.succeeded) {
-    auto told = take_checksums(push, ended.repushed ? last_good.record : push.record, *engine, job);
+    auto told = ended.repushed ? take_checksums(push, last_good.record, **last_good.lease, *engine, job)
+                               : take_checksums(push, push.record, contents, *engine, job);
+    if (report && told.contains("complaint")) (*report)["warnings"].push_back(told["complaint"]);
+    told.erase("complaint");
     if (report) (*report)["checksums"] = std::move(told);
   }
   if (resumed) return report;

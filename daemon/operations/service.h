@@ -49,6 +49,7 @@ struct EnginePush {
 
 class UpdateJob;
 class Standstill;
+struct SpotCheck;
 
 class Service final : public Operations {
  public:
@@ -201,12 +202,14 @@ class Service final : public Operations {
 
   // verify.cpp: what engines hold, as they tell it themselves
   /// Right after an update, once requests go on; what a report says of it.
-  nlohmann::json take_checksums(const EnginePush& push, const journal::VersionRecord& version, fleet::Engine& engine,
-                                UpdateJob& job);
+  nlohmann::json take_checksums(const EnginePush& push, const journal::VersionRecord& version,
+                                const catalogue::Contents& contents, fleet::Engine& engine, UpdateJob& job);
   /// Whether those that were given the same in one job tell the same of it; the sentences are for reports by engine.
   nlohmann::json compare_updated(const std::string& job, std::map<std::string, std::string>& disagreements) const;
   Result<std::string> run_verify(const std::string& engine, jobs::Handle& job);
-  Result<TakenChecksums> ask_checksums(const journal::EngineRecord& record, const std::string& job);
+  /// `spots` is set, and the checksums are of those alone, where the server tells no others.
+  Result<TakenChecksums> ask_checksums(const journal::EngineRecord& record, const std::string& job,
+                                       std::optional<SpotCheck>& spots);
   /// Poisons it, unless an update began meanwhile.
   bool write_changed(const std::string& engine, std::uint64_t touched, const std::string& why);
   std::uint64_t touched_count(const std::string& engine) const;

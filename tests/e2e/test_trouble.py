@@ -4,8 +4,8 @@ said with a version, force and label, is said again when it is given again."""
 import json
 import os
 
-import checkpoints
 import harness
+from harness import checkpoints
 
 QUICK = {"watch": {"poll": "200ms", "poll_slowest": "500ms", "retry": "500ms", "retry_slowest": "2s"}}
 

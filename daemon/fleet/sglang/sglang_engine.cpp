@@ -148,6 +148,19 @@ class SglangEngine final : public Engine {
     return sums;
   }
 
+  /// Of tensor-parallel ranks the first one answers for all.
+  Result<std::vector<RankValues>> values(const std::string& tensor, std::size_t count,
+                                         std::chrono::milliseconds timeout) override {
+    const auto deadline = Deadline::in(timeout);
+    const auto answer = CKPTD_TRY(caller_.post(wire::kValuesTarget, wire::values_body(tensor, count), Guard::admin,
+                                               deadline, {}, kLargeAnswerBytes));
+    auto lists = CKPTD_TRY(about(wire::read_values(answer.status, answer.body, answer.sent), deadline));
+    std::vector<RankValues> told;
+    for (auto& values : lists)
+      told.push_back({lists.size() == 1 ? "tp0" : fmt::format("tp0 dp{}", told.size()), std::move(values)});
+    return told;
+  }
+
  private:
   /// GET /ready answers 503 while a healthy server is paused; older servers do not have it.
   Result<Observation::State> serving_or_paused(Deadline deadline) const {

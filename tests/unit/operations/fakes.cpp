@@ -239,4 +239,14 @@ Result<std::vector<fleet::RankChecksums>> FakeEngine::checksums(std::chrono::mil
   return fleet::Engine::checksums(timeout);
 }
 
+Result<std::vector<fleet::RankValues>> FakeEngine::values(const std::string& tensor, std::size_t count,
+                                                          std::chrono::milliseconds timeout) {
+  std::lock_guard lock(behaviour_->mutex);
+  const auto at = behaviour_->values.find(tensor);
+  if (at == behaviour_->values.end()) return fleet::Engine::values(tensor, count, timeout);
+  auto told = at->second;
+  told.resize(std::min(count, told.size()));
+  return std::vector<fleet::RankValues>{{"tp0", std::move(told)}};
+}
+
 }  // namespace ckptd::tests

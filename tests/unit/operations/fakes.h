@@ -151,6 +151,8 @@ class FakeEngine final : public fleet::Engine {
   Result<> resume(std::chrono::milliseconds timeout) override;
   Result<> conclude(const fleet::UpdateCall& call, std::chrono::milliseconds timeout) override;
   Result<std::vector<fleet::RankChecksums>> checksums(std::chrono::milliseconds timeout) override;
+  Result<std::vector<fleet::RankValues>> values(const std::string& tensor, std::size_t count,
+                                                std::chrono::milliseconds timeout) override;
 
  private:
   Result<std::string> answer_when_ranks_end(const fleet::UpdateCall& call, std::stop_token stop);
