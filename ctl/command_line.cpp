@@ -154,7 +154,9 @@ void add_load_and_update(CLI::App& app, Typed& typed) {
                                 "only this engine; may be repeated. Default: all whose checkpoint is NAME"))
       ->allow_extra_args(false);
   update->add_flag("--dry-run", typed.dry_run, "only show what it would do");
-  update->add_flag("--force", typed.force, "even if names, shapes or dtypes differ from what an engine serves");
+  update->add_flag("--force", typed.force,
+                   "even if names, shapes or dtypes differ from what an engine serves, or it is known to load this wrongly; "
+                   "remembered with its target");
   update->add_option("--bucket-size", typed.bucket_size,
                      "bytes of a bucket, as in 512MiB. Default: the daemon's choice");
   update->add_flag("--keep-cache", typed.keep_cache, "do not ask the engines to flush their cache");
@@ -164,7 +166,7 @@ void add_load_and_update(CLI::App& app, Typed& typed) {
   update->add_option("--on-failure", typed.on_failure,
                      "of an update that leaves a mixture: repush (the last good version, once) or hold. Default: as each "
                      "engine is registered");
-  update->add_option("--weight-version", typed.weight_version, "the label that engines tell. Default: VERSION");
+  update->add_option("--weight-version", typed.weight_version, "the label that engines tell, remembered with their target. Default: VERSION");
   update->add_option("--max-unavailable", typed.max_unavailable,
                      "how many of the engines that serve may be out of service at once; 0: all. Default: 1 when several "
                      "serve");
@@ -311,7 +313,8 @@ void add_service(CLI::App& app, Typed& typed) {
              rollback->add_option("--engine", typed.engines,
                                   "only this engine; may be repeated. Default: all that can go back"))
       ->allow_extra_args(false);
-  rollback->add_flag("--force", typed.force, "even if names, shapes or dtypes differ from what an engine serves");
+  rollback->add_flag("--force", typed.force,
+                     "even if names, shapes or dtypes differ from what an engine serves, or it is known to load this wrongly");
   add_start_of_job(rollback, typed);
   on_finish(rollback, typed, [](const Typed& chosen) {
     return RollBack{{.engines = chosen.engines, .force = chosen.force, .idempotency_key = chosen.idempotency_key},

@@ -69,6 +69,14 @@ std::string by_itself(const Engine& engine) {
   return text;
 }
 
+/// And how it is given.
+std::string target_of(const Engine& engine) {
+  auto text = engine.target;
+  if (!engine.target_label.empty()) text += fmt::format(", as weight version {}", engine.target_label);
+  if (engine.target_forced) text += ", forced";
+  return text;
+}
+
 std::string policy_of(const Engine& engine) {
   auto text = fmt::format("pause {}, cache {}, on failure {}", engine.pause, engine.flush_cache ? "flushed" : "kept",
                           engine.on_failure);
@@ -89,7 +97,7 @@ std::string show_engine(const Engine& engine, const View& view) {
       {"state", state_and_since(engine, view)},
       {"why", engine.why},
       {"serving", engine.serving},
-      {"target", engine.target},
+      {"target", target_of(engine)},
       {"transfer", engine.transfer == "auto" ? "" : engine.transfer},
       {"previous", engine.previous},
       {"server", server_of(engine)},

@@ -116,6 +116,11 @@ std::string summary_of_verification(const Job& job, const json& result) {
                            : fmt::format("  what engine {} told after {}, at {} ({} tensors)\n", other,
                                          text_in(with, "job"), text_in(with, "taken"), tensors);
   }
+  if (const auto spots = result.find("spot_check"); spots != result.end() && spots->is_object()) {
+    const auto tensors = spots->find("tensors");
+    out += fmt::format("  a spot check, since its server tells no checksums: {} values of {} small tensors are the checkpoint's\n",
+                       count_in(*spots, "values").value_or(0), tensors == spots->end() ? 0 : tensors->size());
+  }
   return out;
 }
 
@@ -137,6 +142,9 @@ std::string show_handles(const Job& job) {
   for (const auto& engine : job.engines)
     out += engine.error ? fmt::format("  {}: nothing, {}\n", printable(engine.engine), printable(engine.error->sentence))
                         : fmt::format("  {}: {}\n", printable(engine.engine), printable(json(engine.zmq_handles).dump()));
+  for (const auto& engine : job.engines)
+    for (const auto& warning : engine.warnings)
+      out += fmt::format("warning: {}: {}\n", printable(engine.engine), printable(warning));
   return out + fmt::format("pausing, flushing, labelling and resuming it is yours as well; 'ckptctl wait job/{}' tells how "
                            "it ended\n",
                            id);

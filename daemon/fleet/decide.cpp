@@ -51,6 +51,8 @@ Decision bring(State state, const Facts& facts) {
   const auto condition = present_condition(facts);
   const auto says = [&](Next next, std::string why) { return Decision{state, next, std::move(why), false, {}}; };
   if (!facts.unsuitable.empty()) return says(Next::tell, facts.unsuitable);
+  if (!facts.trouble.empty())
+    return says(Next::tell, fmt::format("{}, and is not given {} by itself: {}", condition, target, facts.trouble));
   if (facts.held && !facts.poisoned.empty())
     return says(Next::tell, fmt::format("{}, and is held as it is, as its on_failure says: {} heals it", condition,
                                         update_by_hand(facts)));

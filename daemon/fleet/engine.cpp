@@ -88,4 +88,8 @@ Result<std::vector<RankChecksums>> Engine::checksums(std::chrono::milliseconds) 
   return no_such_call("tell checksums of its weights");
 }
 
+Result<std::vector<RankValues>> Engine::values(const std::string&, std::size_t, std::chrono::milliseconds) {
+  return no_such_call("tell values of its weights");
+}
+
 }  // namespace ckptd::fleet

@@ -63,6 +63,9 @@ struct Description {
   unsigned nodes = 1;
   bool data_parallel_attention = false;
   unsigned draft_models = 0;    ///< each opens a session of its own within one update, after the target's
+  std::string speculative = {};   ///< how it speculates, by the server's own name, upper case; empty: it does not tell
+  std::string quantization = {};  ///< by its own name; empty: none, or it does not tell
+  std::string moe_backend = {};   ///< what computes its experts, by its own name; empty: it does not tell
   bool can_sleep = false;
   bool can_verify = false;      ///< it can tell checksums of what it holds
   std::string weight_transfer;  ///< "ipc" or "nccl" when it offers its own way to be given weights, else empty
@@ -81,6 +84,12 @@ struct UpdateCall {
 struct RankChecksums {
   std::string rank;                                  ///< as the engine names it
   std::map<std::string, std::string> by_tensor = {};  ///< names of the engine's own, possibly fused and sharded, tensors
+};
+
+/// What one rank tells of the first values of a tensor.
+struct RankValues {
+  std::string rank;
+  std::vector<double> values = {};
 };
 
 class Engine {
@@ -121,6 +130,12 @@ class Engine {
 
   /// What each rank holds, as the server computes it. unsupported where it cannot.
   virtual Result<std::vector<RankChecksums>> checksums(std::chrono::milliseconds timeout);
+
+  /// The first `count` values of a one-dimensional tensor, by the checkpoint's name, of those ranks that the server lets
+  /// speak. It may make a list of the whole tensor for that: for small ones. unsupported where it tells none, or none of
+  /// this one.
+  virtual Result<std::vector<RankValues>> values(const std::string& tensor, std::size_t count,
+                                                 std::chrono::milliseconds timeout);
 };
 
 /// Where a server is and what it asks of its clients.

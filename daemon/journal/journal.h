@@ -23,11 +23,14 @@ namespace ckptd::journal {
 
 inline constexpr int kFormat = 2;  ///< 1 had no life cycle and no keys
 
-/// A version as an engine has it: identity and schema tell whether it is still the same one.
+/// A version as an engine has it: identity and schema tell whether it is still the same one. With it stays how it was
+/// given, so that whoever gives it again by themselves does it in the same way.
 struct VersionRecord {
   std::string id;        ///< NAME@VERSION
   std::string identity;  ///< hexadecimal
   std::string schema;
+  std::string weight_version = {};  ///< the label that the engine is asked to tell; empty: VERSION
+  bool forced = false;              ///< it was given with --force
   bool operator==(const VersionRecord&) const = default;
 };
 

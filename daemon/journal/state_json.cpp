@@ -34,7 +34,10 @@ Json array_of(const std::vector<Record>& records, Json (*one)(const Record&)) {
 }
 
 Json version_json(const VersionRecord& version) {
-  return {{"id", version.id}, {"identity", version.identity}, {"schema", version.schema}};
+  Json json = {{"id", version.id}, {"identity", version.identity}, {"schema", version.schema}};
+  if (!version.weight_version.empty()) json["weight_version"] = version.weight_version;
+  if (version.forced) json["forced"] = true;
+  return json;
 }
 
 Json session_json(const SessionRecord& session) { return {{"endpoint", session.endpoint}, {"device", session.device}}; }
@@ -152,8 +155,15 @@ class Reader {
 };
 
 VersionRecord read_version(const Reader& reader) {
-  reader.expect_members({"id", "identity", "schema"});
-  return {reader.text("id"), reader.text("identity"), reader.text("schema")};
+  if (reader.format() == 1)
+    reader.expect_members({"id", "identity", "schema"});
+  else
+    reader.expect_members({"id", "identity", "schema"}, {"weight_version", "forced"});
+  return {.id = reader.text("id"),
+          .identity = reader.text("identity"),
+          .schema = reader.text("schema"),
+          .weight_version = reader.text_or("weight_version", {}),
+          .forced = reader.truth_or("forced", false)};
 }
 
 SessionRecord read_session(const Reader& reader) {

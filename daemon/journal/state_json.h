@@ -9,8 +9,9 @@
 //    "in_custody": [session, ..],
 //    "drained"?}
 //
-// where session is {"endpoint", "device"}; target, serving and previous are {"id", "identity", "schema"}; follow,
-// changed_by_others and drained are truths, pid and started numbers, and all else is text. What has a question mark is
+// where session is {"endpoint", "device"}; target, serving and previous are {"id", "identity", "schema",
+// "weight_version"?, "forced"?}; follow, changed_by_others, drained and forced are truths, pid and started numbers, and
+// all else is text. What has a question mark is
 // absent when it has its default (journal.h). Format 1 has only what stands in the first line of an engine, and no
 // "drained"; it is read, and becomes format 2 when it is written for the first time.
 //

@@ -4,7 +4,7 @@ namespace ckptd::operations {
 
 bool comparable(const TakenChecksums& one, const TakenChecksums& other) {
   const bool same_software = one.server.empty() || other.server.empty() || one.server == other.server;
-  return one.kind == other.kind && same_software && !one.version.identity.empty() &&
+  return one.kind == other.kind && one.of_spots == other.of_spots && same_software && !one.version.identity.empty() &&
          one.version.identity == other.version.identity && fleet::same_shape(one.ranks, other.ranks);
 }
 

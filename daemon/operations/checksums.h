@@ -25,6 +25,7 @@ struct TakenChecksums {
   std::string job;     ///< whose update it was
   std::chrono::system_clock::time_point at{};
   std::vector<fleet::RankChecksums> ranks;
+  bool of_spots = false;  ///< of the values of some small tensors, and not of all that a rank holds
 };
 
 /// Can the two be compared at all? Of different kinds, versions, splits or quantisations the sums say nothing.

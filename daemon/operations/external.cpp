@@ -14,6 +14,12 @@ void External::expect(const std::string& engine) {
   engines_.push_back({.engine = engine});
 }
 
+void External::warn(const std::string& engine, const std::vector<std::string>& sentences) {
+  std::lock_guard lock(mutex_);
+  for (auto& each : engines_)
+    if (each.engine == engine) each.warnings = sentences;
+}
+
 void External::hand_out(const std::string& engine, std::map<std::string, std::string> handles) {
   std::lock_guard lock(mutex_);
   for (auto& each : engines_)

@@ -22,6 +22,8 @@ class External {
 
   /// Before the job begins: that something is to be waited for.
   void expect(const std::string& engine);
+  /// What is to be told to whoever calls it; before hand_out().
+  void warn(const std::string& engine, const std::vector<std::string>& sentences);
   void hand_out(const std::string& engine, std::map<std::string, std::string> handles);
   /// The engine's part of the update is over: of one that was handed nothing it is told why.
   void ended(const std::string& engine, const std::optional<Error>& error);

@@ -61,6 +61,9 @@ fleet::Facts Service::facts_of(journal::EngineRecord record, bool node_drained, 
   if (record.target) facts.target_is = residency_of(record.target->id);
   facts.wake = fleet::wake_named(record.wake).value_or(fleet::Wake::none);
   if (sighting.about && sighting.about->unsuitable) facts.unsuitable = sighting.about->unsuitable->sentence;
+  if (const auto* trouble = trouble_with_target(record, sighting); trouble != nullptr && !record.target->forced)
+    facts.trouble = fmt::format("{}. Instead, {}; or {}, which is remembered", fleet::show(*trouble), trouble->instead,
+                                fleet::forced_update(record.name, record.target->id));
   if (sighting.failures > 0 && Clock::now() < sighting.retry)
     facts.held_back = fmt::format("{}; the next attempt is at {}", sighting.last_error, api::show_time(sighting.retry_at));
   return facts;
@@ -76,7 +79,11 @@ api::Engine Service::show_engine(const journal::EngineRecord& record, bool node_
     for (const auto* device : *devices) engine.devices.push_back(device->identity().uuid);
   else
     engine.devices = record.devices;
-  if (record.target) engine.target = record.target->id;
+  if (record.target) {
+    engine.target = record.target->id;
+    engine.target_label = record.target->weight_version;
+    engine.target_forced = record.target->forced;
+  }
   if (record.previous) engine.previous = record.previous->id;
   engine.follow = record.follow;
   engine.wake = record.wake;
@@ -114,6 +121,8 @@ api::Engine Service::show_engine(const journal::EngineRecord& record, bool node_
   if (sighting.about) {
     engine.server = sighting.about->version;
     engine.warnings = sighting.about->warnings;
+    if (const auto* trouble = trouble_with_target(record, sighting); trouble != nullptr && record.target->forced)
+      engine.warnings.push_back(fmt::format("its target was forced: {}", fleet::show(*trouble)));
   }
   engine.restarts = sighting.restarts;
   engine.own_updates = sighting.own_updates;
@@ -280,7 +289,9 @@ milliseconds Service::act(const std::string& engine) {
   request.name = target->name;
   request.version = target->version;
   request.engines = {engine};
-  auto job = start_update(request, {.why = fmt::format("by itself: {}", decision.because), .by_itself = true});
+  auto job = start_update(request, {.why = fmt::format("by itself: {}", decision.because),
+                                    .by_itself = true,
+                                    .again = &journal::EngineRecord::target});
   if (!job) note_refusal(engine, job.error());
   return pause;
 }

@@ -8,6 +8,7 @@
 #include "daemon/operations/engine_push.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/standstill.h"
+#include "daemon/operations/targets.h"
 
 namespace ckptd::operations {
 namespace {
@@ -15,7 +16,7 @@ namespace {
 EnginePush push_of_last_good(const EnginePush& push, const journal::VersionRecord& last_good, const std::string& version) {
   auto again = push;
   again.record = last_good;
-  again.weight_version = version;
+  again.weight_version = label_of(last_good, version);
   again.warnings.clear();
   again.requested = Clock::now();
   return again;
@@ -37,8 +38,21 @@ Result<nlohmann::json> Service::update_engine(const EnginePush& push, const cata
                                               UpdateJob& job, records::PushAccount& account,
                                               std::optional<records::PushAccount>& second) {
   auto engine = CKPTD_TRY(parts_.make_engine(push.known));
+  if (const auto about = description_of(push, *engine)) {
+    auto cautions = heed_trouble(push, *about);
+    if (!cautions) {
+      Result<nlohmann::json> refused = std::unexpected(std::move(cautions).error());
+      close_account(account, refused);
+      return refused;
+    }
+    account.warnings = *std::move(cautions);
+  }
+  for (const auto& warning : account.warnings) spdlog::warn("{}: {}: {}", job.id(), push.engine, warning);
+  if (push.external) push.external->warn(push.engine, account.warnings);
   Standstill standstill(parts_.journal, push, *engine);
   auto report = push_to_engine(push, contents, *engine, standstill, job, account);
+  if (report)
+    for (const auto& warning : account.warnings) (*report)["warnings"].push_back(warning);
   close_account(account, report);
 
   const auto holds_mixture = [&] {
@@ -80,7 +94,10 @@ Result<nlohmann::json> Service::update_engine(const EnginePush& push, const cata
   }
   const auto resumed = standstill.end();
   if (resumed && ended.succeeded) {
-    auto told = take_checksums(push, ended.repushed ? last_good.record : push.record, *engine, job);
+    auto told = ended.repushed ? take_checksums(push, last_good.record, **last_good.lease, *engine, job)
+                               : take_checksums(push, push.record, contents, *engine, job);
+    if (report && told.contains("complaint")) (*report)["warnings"].push_back(told["complaint"]);
+    told.erase("complaint");
     if (report) (*report)["checksums"] = std::move(told);
   }
   if (resumed) return report;

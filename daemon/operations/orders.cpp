@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "daemon/operations/service.h"
+#include "daemon/operations/targets.h"
 
 namespace ckptd::operations {
 
@@ -30,7 +31,8 @@ Result<api::Engine> Service::change_engine(const std::string& name, const api::E
     const auto record = CKPTD_TRY(known_engine(name));
     CKPTD_TRY(check_target(change.target, record.checkpoint));
     CKPTD_TRY(check_not_updating(name));
-    const auto target = record_of_version(parts_.catalogue, CKPTD_TRY(weights::CheckpointId::parse(change.target)));
+    auto target = record_of_version(parts_.catalogue, CKPTD_TRY(weights::CheckpointId::parse(change.target)));
+    for (const auto& known : {record.target, record.serving, record.previous}) give_as_before(target, known);
     CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
       for (auto& engine : contents.engines)
         if (engine.name == name) engine.target = target;
@@ -76,12 +78,16 @@ Result<api::Job> Service::roll_back(const api::RollbackRequest& request) {
   update.version = id.version;
   update.force = request.force;
   update.idempotency_key = request.idempotency_key;
-  auto job = CKPTD_TRY(start_update(update, {.why = "a rollback"}));
+  auto job = CKPTD_TRY(start_update(update, {.why = "a rollback", .again = &journal::EngineRecord::previous}));
   // At once, and not with the success as an update's: whoever rolls back wants the other version in no case. The job may
   // have ended already, which wrote the same.
   CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
     for (auto& engine : contents.engines)
-      if (std::ranges::find(update.engines, engine.name) != update.engines.end()) engine.target = previous;
+      for (const auto& before : engines)
+        if (before.name == engine.name) {
+          engine.target = before.previous;
+          if (request.force) engine.target->forced = true;
+        }
   }));
   return job;
 }

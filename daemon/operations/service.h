@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "daemon/fleet/decide.h"
+#include "daemon/fleet/known_trouble.h"
 #include "daemon/fleet/policy.h"
 #include "daemon/operations/checksums.h"
 #include "daemon/operations/eviction.h"
@@ -33,6 +34,7 @@ struct EnginePush {
   std::vector<device::Device*> devices;
   std::string weight_version;     ///< VERSION, as the engine labels it
   journal::VersionRecord record;  ///< what it will serve
+  fleet::Model model;             ///< what is known of that
   std::string serving;            ///< what it serves now, NAME@VERSION or empty
   std::vector<std::string> warnings;
   std::uint64_t bucket_bytes = 0;
@@ -47,6 +49,7 @@ struct EnginePush {
 
 class UpdateJob;
 class Standstill;
+struct SpotCheck;
 
 class Service final : public Operations {
  public:
@@ -132,12 +135,14 @@ class Service final : public Operations {
   struct Occasion {
     std::string why = {};  ///< for its subject; empty: somebody asked for it
     bool by_itself = false;
+    /// Which of an engine's versions is given again, in the way in which it was: with its label, and forced if it was.
+    std::optional<journal::VersionRecord> journal::EngineRecord::*again = nullptr;
   };
   Result<api::Job> start_update(const api::UpdateRequest& request, const Occasion& occasion);
   /// Waits a moment for the handles, or for the job to fail before there are any.
   Result<api::Job> answer_with_handles(const api::Job& started);
   api::Job with_handles(api::Job job) const;
-  Result<Admitted> admit(const api::UpdateRequest& request, const weights::CheckpointId& id);
+  Result<Admitted> admit(const api::UpdateRequest& request, const weights::CheckpointId& id, const Occasion& occasion);
   Result<Chosen> chosen_engines(const api::UpdateRequest& request) const;
   void move_drained(const Admitted& admitted);
   Result<std::string> run_update(Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job,
@@ -200,12 +205,14 @@ class Service final : public Operations {
 
   // verify.cpp: what engines hold, as they tell it themselves
   /// Right after an update, once requests go on; what a report says of it.
-  nlohmann::json take_checksums(const EnginePush& push, const journal::VersionRecord& version, fleet::Engine& engine,
-                                UpdateJob& job);
+  nlohmann::json take_checksums(const EnginePush& push, const journal::VersionRecord& version,
+                                const catalogue::Contents& contents, fleet::Engine& engine, UpdateJob& job);
   /// Whether those that were given the same in one job tell the same of it; the sentences are for reports by engine.
   nlohmann::json compare_updated(const std::string& job, std::map<std::string, std::string>& disagreements) const;
   Result<std::string> run_verify(const std::string& engine, jobs::Handle& job);
-  Result<TakenChecksums> ask_checksums(const journal::EngineRecord& record, const std::string& job);
+  /// `spots` is set, and the checksums are of those alone, where the server tells no others.
+  Result<TakenChecksums> ask_checksums(const journal::EngineRecord& record, const std::string& job,
+                                       std::optional<SpotCheck>& spots);
   /// Poisons it, unless an update began meanwhile.
   bool write_changed(const std::string& engine, std::uint64_t touched, const std::string& why);
   std::uint64_t touched_count(const std::string& engine) const;
@@ -260,6 +267,16 @@ class Service final : public Operations {
   void nudge_waiting();
   api::Engine show_engine(const journal::EngineRecord& record, bool node_drained) const;
 
+  // trouble.cpp: what is known to go wrong
+  /// The caller holds mutex_, of this and the next.
+  fleet::Model model_of(const journal::VersionRecord& version) const;
+  const fleet::KnownTrouble* trouble_with_target(const journal::EngineRecord& engine, const Sighting& sighting) const;
+  /// What it told when it was last looked at, if it is still the same process. Does not ask it.
+  std::optional<fleet::Description> last_description(const std::string& name, const fleet::Engine& engine) const;
+  std::optional<fleet::Description> description_of(const EnginePush& push, fleet::Engine& engine) const;
+  /// conflict when the update is known to go wrong and was not forced; else what is to be said of it.
+  Result<std::vector<std::string>> heed_trouble(const EnginePush& push, const fleet::Description& about) const;
+
   // orders.cpp: what an operator says of engines
   Result<> check_target(const std::string& target, const std::string& checkpoint) const;
   /// That none of its devices is lost.
@@ -292,6 +309,7 @@ class Service final : public Operations {
   /// some milliseconds, shall not keep anybody here.
   std::mutex comparing_;
   mutable std::map<std::string, Sighting> sightings_;  ///< by engine; under mutex_
+  mutable std::map<std::string, fleet::Model> models_;  ///< by schema, of targets; under mutex_
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
   pipeline::Arenas arenas_;                      ///< has a lock of its own
   records::Archive archive_;

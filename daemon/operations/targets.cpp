@@ -23,6 +23,16 @@ void give(journal::EngineRecord& engine, const journal::VersionRecord& version, 
   engine.changed_by_others = false;
 }
 
+std::string label_of(const journal::VersionRecord& given, const std::string& version) {
+  return given.weight_version.empty() ? version : given.weight_version;
+}
+
+void give_as_before(journal::VersionRecord& again, const std::optional<journal::VersionRecord>& before) {
+  if (!before || before->id != again.id) return;
+  if (again.weight_version.empty()) again.weight_version = before->weight_version;
+  again.forced = again.forced || before->forced;
+}
+
 bool lose(journal::EngineRecord& engine, const fleet::Kept& kept) {
   const bool is_lost = kept.verdict != Verdict::same && kept.verdict != Verdict::unproven;
   if (!is_lost) return false;

@@ -19,6 +19,13 @@ fleet::Mark mark_of(const journal::EngineRecord& engine);
 /// An update to `version` succeeded; `mark` is what its server looks like now.
 void give(journal::EngineRecord& engine, const journal::VersionRecord& version, const fleet::Mark& mark);
 
+/// The label that an engine is asked to tell with it; `version` is the VERSION of its id.
+std::string label_of(const journal::VersionRecord& given, const std::string& version);
+
+/// What was said when `before` was given is said for `again`, if that is the same version: its label, as far as no other is
+/// wanted, and that it was forced.
+void give_as_before(journal::VersionRecord& again, const std::optional<journal::VersionRecord>& before);
+
 /// Writes down what a comparison with the mark gave. False when that changes nothing.
 bool lose(journal::EngineRecord& engine, const fleet::Kept& kept);
 

@@ -69,7 +69,7 @@ Result<api::Job> Service::start_update(const api::UpdateRequest& request, const 
     if (auto earlier = parts_.jobs.with_idempotency_key(key, request.idempotency_key)) return show(*earlier);
   if (auto running = parts_.jobs.running_with_key(key)) return show(*running);
 
-  auto admitted = std::make_shared<Admitted>(CKPTD_TRY(admit(request, id)));
+  auto admitted = std::make_shared<Admitted>(CKPTD_TRY(admit(request, id, occasion)));
   // Claimed before the job starts, so that of two requests one is refused and not queued.
   CKPTD_TRY(claim_engines(admitted->pushes));
   std::vector<std::string> names;
@@ -103,7 +103,7 @@ Result<api::Job> Service::start_update(const api::UpdateRequest& request, const 
 
 Result<api::UpdatePreview> Service::preview_update(const api::UpdateRequest& request) {
   const auto id = CKPTD_TRY(weights::CheckpointId::of(request.name, request.version));
-  const auto admitted = CKPTD_TRY(admit(request, id));
+  const auto admitted = CKPTD_TRY(admit(request, id, {}));
   api::UpdatePreview preview{.checkpoint = id.show(), .engines = {}};
   for (const auto& push : admitted.pushes) {
     CKPTD_TRY(check_not_lost(push));
@@ -184,7 +184,8 @@ void Service::move_drained(const Admitted& admitted) {
   if (!written) spdlog::warn("the targets of engines out of service could not be moved: {}", written.error().sentence);
 }
 
-Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, const weights::CheckpointId& id) {
+Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, const weights::CheckpointId& id,
+                                         const Occasion& occasion) {
   const auto requested = Clock::now();
   Admitted admitted;
   // Who holds the trigger holds all of them at once: which engine is called when is theirs to decide.
@@ -198,20 +199,24 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
   CKPTD_TRY(parts_.endpoints.check_carriable(contents.manifest));
 
   const auto now = options();
-  const journal::VersionRecord wanted{id.show(), contents.identity.hex(), contents.schema.hex()};
+  const auto model = fleet::model_of(contents.manifest);
   for (const auto& engine : chosen.engines) {
+    journal::VersionRecord wanted{id.show(), contents.identity.hex(), contents.schema.hex(), request.weight_version,
+                                  request.force};
+    if (occasion.again != nullptr) give_as_before(wanted, engine.*occasion.again);
+    if (wanted.weight_version == id.version) wanted.weight_version.clear();
     std::vector<std::string> differences;
     if (engine.serving)
       if (auto schema = weights::Digest::from_hex(engine.serving->schema); schema && *schema != contents.schema)
         if (auto served = parts_.catalogue.manifest_with_schema(*schema))
           differences = weights::schema_differences(contents.manifest, *served);
     CKPTD_TRY(fleet::admit({engine.name, engine.checkpoint, reference(engine.serving)}, id.name,
-                           {wanted.id, wanted.identity, wanted.schema}, differences, request.force));
+                           {wanted.id, wanted.identity, wanted.schema}, differences, wanted.forced));
     EnginePush push;
     push.engine = engine.name;
     push.known = engine;
     push.devices = CKPTD_TRY(devices_named(engine.devices));
-    push.weight_version = request.weight_version.empty() ? id.version : request.weight_version;
+    push.weight_version = label_of(wanted, id.version);
     push.record = wanted;
     push.policy = CKPTD_TRY(policy_of(engine, request));
     push.served = serves_now(engine);
@@ -234,6 +239,13 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     if (!engine.poisoned.empty()) push.warnings.push_back("the engine is poisoned: " + engine.poisoned);
     if (!differences.empty())
       push.warnings.push_back(fmt::format("differs from what is served: {}", fmt::join(differences, "; ")));
+    push.model = model;
+    // A server that was not looked at yet, or is another one than then, tells in the job, before it is touched.
+    const auto server = CKPTD_TRY(parts_.make_engine(engine));
+    if (const auto about = last_description(engine.name, *server)) {
+      auto cautions = CKPTD_TRY(heed_trouble(push, *about));
+      push.warnings.insert(push.warnings.end(), cautions.begin(), cautions.end());
+    }
     admitted.pushes.push_back(std::move(push));
   }
   return admitted;

@@ -10,6 +10,7 @@
 #include "daemon/operations/engine_push.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/show.h"
+#include "daemon/operations/spots.h"
 #include "daemon/operations/targets.h"
 
 namespace ckptd::operations {
@@ -66,15 +67,37 @@ std::string Service::software_of(const std::string& engine) const {
   return at == sightings_.end() || !at->second.about ? "" : at->second.about->version;
 }
 
-json Service::take_checksums(const EnginePush& push, const journal::VersionRecord& version, fleet::Engine& engine,
-                             UpdateJob& job) {
+json Service::take_checksums(const EnginePush& push, const journal::VersionRecord& version,
+                             const catalogue::Contents& contents, fleet::Engine& engine, UpdateJob& job) {
   const auto not_taken = [&](std::string why) {
     checksums_.drop(push.engine);
     return json{{"ranks", json::array()}, {"why", std::move(why)}};
   };
+  const auto keep = [&](std::vector<fleet::RankChecksums> ranks, bool of_spots) {
+    checksums_.keep({.engine = push.engine,
+                     .kind = push.known.kind,
+                     .version = version,
+                     .server = software_of(push.engine),
+                     .job = job.id(),
+                     .at = std::chrono::system_clock::now(),
+                     .ranks = std::move(ranks),
+                     .of_spots = of_spots});
+  };
   job.stage(push.engine, "taking its checksums");
   auto ranks = engine.checksums(push.options->engine_step);
-  if (!ranks && ranks.error().kind == ErrorKind::unsupported) return not_taken(ranks.error().sentence);
+  if (!ranks && ranks.error().kind == ErrorKind::unsupported) {
+    auto told = not_taken(ranks.error().sentence);
+    job.stage(push.engine, "comparing values of small tensors");
+    auto spots = check_spots(engine, contents, push.options->engine_step);
+    told["spot_check"] = spots ? shown(*spots) : json{{"why", spots.error().sentence}};
+    if (!spots) return told;
+    if (auto complaint = complaint_about(*spots, version.id); !complaint.empty()) {
+      spdlog::warn("{}: {}: {}", job.id(), push.engine, complaint);
+      told["complaint"] = std::move(complaint);
+    }
+    keep(std::move(spots->ranks), true);
+    return told;
+  }
   if (!ranks) {
     spdlog::warn("{}: {} has its weights, and its checksums could not be taken: {}", job.id(), push.engine,
                  ranks.error().sentence);
@@ -84,13 +107,7 @@ json Service::take_checksums(const EnginePush& push, const journal::VersionRecor
     return not_taken(fmt::format("they are {}, and more than {} of one engine are not kept", show_bytes(bytes),
                                  show_bytes(kMostChecksumBytes)));
   json told{{"ranks", ranks_of(*ranks)}, {"why", ""}};
-  checksums_.keep({.engine = push.engine,
-                   .kind = push.known.kind,
-                   .version = version,
-                   .server = software_of(push.engine),
-                   .job = job.id(),
-                   .at = std::chrono::system_clock::now(),
-                   .ranks = *std::move(ranks)});
+  keep(*std::move(ranks), false);
   return told;
 }
 
@@ -143,14 +160,27 @@ Result<api::Job> Service::verify(const std::string& engine) {
   return show(started);
 }
 
-Result<TakenChecksums> Service::ask_checksums(const journal::EngineRecord& record, const std::string& job) {
+Result<TakenChecksums> Service::ask_checksums(const journal::EngineRecord& record, const std::string& job,
+                                              std::optional<SpotCheck>& spots) {
   const auto now = options();
   auto server = CKPTD_TRY(parts_.make_engine(record));
   const auto seen = CKPTD_TRY(server->observe(now->ping_timeout));
   CKPTD_TRY(check_is_the_same(record, seen));
   auto ranks = server->checksums(now->engine_step);
-  if (!ranks && ranks.error().kind == ErrorKind::unsupported)
-    return std::unexpected(ranks.error().within(fmt::format("engine {} cannot be verified", record.name)));
+  if (!ranks && ranks.error().kind == ErrorKind::unsupported) {
+    const auto cannot = [&](std::string_view more) {
+      return fail(ErrorKind::unsupported, "engine {} cannot be verified: {}; nor by values of small tensors: {}", record.name,
+                  ranks.error().sentence, more);
+    };
+    const auto id = CKPTD_TRY(weights::CheckpointId::parse(record.serving->id));
+    const auto lease = parts_.catalogue.lease(id, job);
+    if (!lease || (*lease)->identity.hex() != record.serving->identity)
+      return cannot(fmt::format("{} is not resident, so that there is nothing to compare them with", id.show()));
+    auto checked = check_spots(*server, **lease, now->engine_step);
+    if (!checked && checked.error().kind == ErrorKind::unsupported) return cannot(checked.error().sentence);
+    spots = CKPTD_TRY(std::move(checked));
+    ranks = spots->ranks;
+  }
   if (!ranks) return std::unexpected(std::move(ranks).error());
   return TakenChecksums{.engine = record.name,
                         .kind = record.kind,
@@ -158,7 +188,8 @@ Result<TakenChecksums> Service::ask_checksums(const journal::EngineRecord& recor
                         .server = software_of(record.name),
                         .job = job,
                         .at = std::chrono::system_clock::now(),
-                        .ranks = *std::move(ranks)};
+                        .ranks = *std::move(ranks),
+                        .of_spots = spots.has_value()};
 }
 
 Result<std::string> Service::run_verify(const std::string& engine, jobs::Handle& job) {
@@ -167,19 +198,20 @@ Result<std::string> Service::run_verify(const std::string& engine, jobs::Handle&
   const auto record = CKPTD_TRY(known_engine(engine));
   CKPTD_TRY(check_holds_one_version(record));
   job.stage("waiting for its checksums");
-  const auto now = CKPTD_TRY(ask_checksums(record, job.id()));
+  std::optional<SpotCheck> spots;
+  const auto now = CKPTD_TRY(ask_checksums(record, job.id(), spots));
   CKPTD_TRY(check_untouched(engine, touched));
   if (job.stop().stop_requested()) return fail(ErrorKind::cancelled, "the verification was cancelled");
 
   const auto records = parts_.journal.contents().engines;
   auto compared = json::array(), not_comparable = json::array();
   std::vector<std::string> complaints;
-  std::string changed;  // since its own update
+  std::string changed, differs_from_other;  // since its own update; both are among the complaints
   for (const auto& other : checksums_.all()) {
     const auto at = std::ranges::find(records, other->engine, &journal::EngineRecord::name);
     if (at == records.end() || !still_holds(*at, *other) || other->version.identity != now.version.identity) continue;
     const bool itself = other->engine == engine;
-    if (!itself && !comparable(now, *other)) {
+    if (itself ? other->of_spots != now.of_spots : !comparable(now, *other)) {
       not_comparable.push_back(other->engine);
       continue;
     }
@@ -190,9 +222,12 @@ Result<std::string> Service::run_verify(const std::string& engine, jobs::Handle&
     complaints.push_back(itself ? fmt::format("what it holds has changed since {}: {}", other->job, what)
                                 : fmt::format("it does not hold what engine {} does, which serves the same: {}",
                                               other->engine, what));
-    if (itself) changed = complaints.back();
+    (itself ? changed : differs_from_other) = complaints.back();
   }
-  if (compared.empty())
+  if (spots)
+    if (auto complaint = complaint_about(*spots, now.version.id); !complaint.empty())
+      complaints.push_back(std::move(complaint));
+  if (compared.empty() && !spots)
     return fail(ErrorKind::not_found,
                 "engine {} tells checksums of {} ranks, and there is nothing to compare them with: this ckptd has given it "
                 "nothing and has taken none of another engine that serves {} in the same way. Update it again (ckptctl update {} "
@@ -204,19 +239,23 @@ Result<std::string> Service::run_verify(const std::string& engine, jobs::Handle&
     return std::unexpected(Error{ErrorKind::peer_failed,
                                  fmt::format("engine {} was given {} and does not hold it as it should: {}. {}", engine,
                                              now.version.id, fmt::join(complaints, "; "),
-                                             poisoned          ? "It is poisoned now: a full update heals it"
-                                             : changed.empty() ? "One of the two holds something else, and nothing was "
-                                                                 "done: update both again"
-                                                               : "It could not be marked as poisoned: update it again")}
+                                             poisoned           ? "It is poisoned now: a full update heals it"
+                                             : !changed.empty() ? "It could not be marked as poisoned: update it again"
+                                             : !differs_from_other.empty()
+                                                 ? "One of the two holds something else, and nothing was done: update both "
+                                                   "again"
+                                                 : "It keeps them in a form of its own, or they were not loaded, and nothing "
+                                                   "was done: look at its log, and update it again")}
                                .with_fact("engine", engine));
   }
-  return json{{"engine", engine},
+  json result{{"engine", engine},
               {"checkpoint", now.version.id},
               {"ranks", ranks_of(now.ranks)},
               {"compared", compared},
               {"not_comparable", not_comparable},
-              {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}}
-      .dump();
+              {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}};
+  if (spots) result["spot_check"] = shown(*spots);
+  return result.dump();
 }
 
 bool Service::write_changed(const std::string& engine, std::uint64_t touched, const std::string& why) {

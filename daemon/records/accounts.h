@@ -43,6 +43,7 @@ struct PushAccount {
   std::uint64_t reloaded_bytes = 0;  ///< summed over lanes
   bool touched = false;
   bool engine_failed = false;  ///< and not a rank, a device or ckptd
+  std::vector<std::string> warnings;  ///< one sentence each, whatever became of it
   std::optional<Error> error;
 };
 

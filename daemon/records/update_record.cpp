@@ -19,6 +19,8 @@ api::JobRecord update_record(const JobAccount& job, const std::vector<PushAccoun
   api::JobRecord record{.job = job.id, .kind = job.kind, .state = job.state};
   record.seconds = seconds_between(job.begin, job.end);
   for (const auto& push : pushes) record.engines.push_back(push_record(push, peaks));
+  for (const auto& push : pushes)
+    for (const auto& warning : push.warnings) record.notes.push_back(fmt::format("{}: {}", push.engine, warning));
   if (lacks_a_peak(pushes, peaks)) record.notes.push_back("no peak measured: ckptctl probe");
   return record;
 }

@@ -165,6 +165,7 @@ Result<EngineHandles> parse_handles(const json& value) {
     }
   }
   if (const auto* error = reader.take("error")) engine.error = parse_error({{"error", *error}});
+  reader.optional("warnings", engine.warnings);
   CKPTD_TRY(reader.finish());
   return engine;
 }
@@ -271,6 +272,8 @@ Result<Engine> parse_engine(const json& value) {
   reader.optional("api_key_file", engine.api_key_file);
   reader.optional("admin_key_file", engine.admin_key_file);
   reader.optional("transfer", engine.transfer);
+  reader.optional("target_label", engine.target_label);
+  reader.optional("target_forced", engine.target_forced);
   CKPTD_TRY(reader.finish());
   return engine;
 }

@@ -108,6 +108,7 @@ json to_json(const Job& job) {
   for (const auto& engine : job.engines) {
     json each{{"engine", engine.engine}, {"zmq_handles", engine.zmq_handles}};
     if (engine.error) each["error"] = error_object(*engine.error);
+    if (!engine.warnings.empty()) each["warnings"] = engine.warnings;
     object["engines"].push_back(std::move(each));
   }
   // Of one engine they need not be looked for.
@@ -155,7 +156,9 @@ json to_json(const Engine& engine) {
               {"paused", engine.paused},     {"held", engine.held},
               {"api_key_file", engine.api_key_file},
               {"admin_key_file", engine.admin_key_file},
-              {"transfer", engine.transfer}};
+              {"transfer", engine.transfer},
+              {"target_label", engine.target_label},
+              {"target_forced", engine.target_forced}};
   if (engine.since) object["since"] = show_time(*engine.since);
   if (engine.retry_at) object["retry_at"] = show_time(*engine.retry_at);
   return object;

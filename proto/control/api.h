@@ -49,7 +49,7 @@ struct UpdateRequest {
   std::string name, version;
   std::vector<std::string> engines;  ///< empty: those whose checkpoint is `name`
   bool dry_run = false;
-  bool force = false;
+  bool force = false;  ///< also what the engine may not be able to load, or is known to load wrongly
   std::optional<std::uint64_t> bucket_bytes;
   std::optional<bool> flush_cache = {};  ///< absent, of this and the next two: as each engine is registered
   std::optional<std::string> pause = {};
@@ -110,6 +110,7 @@ struct EngineHandles {
   std::string engine;
   std::map<std::string, std::string> zmq_handles = {};  ///< device uuid -> endpoint, as the engine's request wants them
   std::optional<Error> error = {};
+  std::vector<std::string> warnings = {};  ///< one sentence each: what may go wrong with the call
 };
 
 struct Job {
@@ -176,6 +177,8 @@ struct Engine {
   std::uint64_t own_updates = 0, own_failures = 0;  ///< that the daemon began by itself
   std::string api_key_file = {}, admin_key_file = {};  ///< paths, never the keys
   std::string transfer = "auto";
+  std::string target_label = {};  ///< that it is asked to tell with its target; empty: the target's VERSION
+  bool target_forced = false;     ///< its target was given with --force
   bool operator==(const Engine&) const = default;
 };
 

@@ -56,6 +56,7 @@ Result<ServerInfo> read_server_info(unsigned status, std::string_view body, answ
   info.weight_cache_mode = text_at(json_info, "weight_cache_mode");
   info.waits_for_weights = truth_at(json_info, "checkpoint_engine_wait_weights_before_ready");
   info.load_format = text_at(json_info, "load_format");
+  info.quantization = text_at(json_info, "quantization");
   return info;
 }
 

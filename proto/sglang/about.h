@@ -31,6 +31,7 @@ struct ServerInfo {
   std::string weight_cache_mode;    ///< empty: not told
   bool waits_for_weights = false;   ///< --checkpoint-engine-wait-weights-before-ready
   std::string load_format;
+  std::string quantization;         ///< --quantization; empty: none was given, whatever the checkpoint has
 };
 
 Result<ServerInfo> read_server_info(unsigned status, std::string_view body, answer::Key sent);

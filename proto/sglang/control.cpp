@@ -1,6 +1,9 @@
 #include "proto/sglang/control.h"
 
+#include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "common/utf8.h"
 
@@ -43,6 +46,10 @@ std::string continue_body() { return "{}"; }
 
 std::string resume_memory_body(const std::vector<std::string>& tags) { return json{{"tags", tags}}.dump(); }
 
+std::string values_body(std::string_view tensor, std::size_t count) {
+  return json{{"name", tensor}, {"truncate_size", count}}.dump();
+}
+
 std::string checksums_body() { return R"({"action":"checksum"})"; }
 
 Result<> read_done(std::string_view request, unsigned status, std::string_view body, answer::Key sent) {
@@ -75,6 +82,37 @@ Result<std::vector<RankChecksums>> read_checksums(unsigned status, std::string_v
     found.push_back(std::move(one));
   }
   return found;
+}
+
+namespace {
+
+std::optional<std::vector<double>> values_in(const json& list) {
+  std::vector<double> values;
+  for (const auto& value : list) {
+    if (!value.is_number() && !value.is_null()) return std::nullopt;
+    values.push_back(value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>());
+  }
+  return values;
+}
+
+}  // namespace
+
+Result<std::vector<std::vector<double>>> read_values(unsigned status, std::string_view body, answer::Key sent) {
+  const answer::Asked asked{"POST /get_weights_by_name", sent};
+  if (status == 400)
+    return std::unexpected(Error{ErrorKind::unsupported, "it tells no values of this model's weights"}.with_vendor(
+        answer::words_of(body)));
+  CKPTD_TRY(read_done(asked.request, status, body, sent));
+  const auto document = json::parse(body, nullptr, false);
+  if (!document.is_array() || document.empty()) return answer::nonsense(asked, body, "not with a list of numbers");
+  const bool several = std::ranges::all_of(document, [](const json& each) { return each.is_array(); });
+  std::vector<std::vector<double>> told;
+  for (const auto& list : several ? document : json::array({document})) {
+    auto values = values_in(list);
+    if (!values || values->empty()) return answer::nonsense(asked, body, "not with a list of numbers");
+    told.push_back(*std::move(values));
+  }
+  return told;
 }
 
 }  // namespace ckptd::proto::sglang

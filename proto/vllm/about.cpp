@@ -58,6 +58,8 @@ std::optional<ServerInfo> read_server_info(unsigned status, std::string_view bod
   const auto& sleep_mode = at(config, {"model_config", "enable_sleep_mode"});
   info.sleep_mode = sleep_mode.is_boolean() && sleep_mode.get<bool>();
   info.weight_transfer = text(at(config, {"weight_transfer_config", "backend"}));
+  info.quantization = text(at(config, {"model_config", "quantization"}));
+  info.moe_backend = text(at(config, {"kernel_config", "moe_backend"}));
   return info;
 }
 

@@ -32,6 +32,8 @@ struct ServerInfo {
   bool sleep_mode = false;
   std::string weight_transfer;  ///< backend of --weight-transfer-config, or empty
   std::string extension;        ///< --worker-extension-cls, or empty
+  std::string quantization;     ///< of its model, or empty
+  std::string moe_backend;      ///< --moe-backend, "auto" by default; empty: not told
 };
 /// Nothing when the server does not tell (an older one answers with one text for all of its configuration).
 std::optional<ServerInfo> read_server_info(unsigned status, std::string_view body);

@@ -35,7 +35,7 @@ class BlockFp8(harness.Case):
     def test_products_are_those_of_the_checkpoint(self):
         daemon, engine, first, second = self.engine_of()
         for version, source in (("m@1", first), ("m@2", second), ("m@1", first)):
-            daemon.must("update", version)
+            daemon.must("update", version, "--force")
             told = self.compare(engine, source)
             self.assertTrue(told["equal"], told)
             self.assertEqual(told["multiplied"], 4)
@@ -44,7 +44,7 @@ class BlockFp8(harness.Case):
     def test_scales_that_stay_behind_are_seen(self):
         """The bytes arrived and the product is wrong: this test's own eyes are open."""
         daemon, engine, first, _ = self.engine_of("--forget", "scales")
-        daemon.must("update", "m@1")
+        daemon.must("update", "m@1", "--force")
         told = self.compare(engine, first)
         self.assertFalse(told["equal"])
         self.assertIn("its product differs", told["difference"])

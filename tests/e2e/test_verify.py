@@ -62,11 +62,56 @@ class Verify(harness.Case):
     def test_a_server_that_tells_none(self):
         daemon, source = self.daemon(), self.llama(megabytes=1)
         daemon.load("m@1", source)
-        engine = self.engine(kind="sglang", arguments=("--old",))
+        engine = self.engine(kind="sglang", arguments=("--old", "--no-values"))
         daemon.add_engine("e", engine, "m")
         job = daemon.must("update", "m@1")
-        self.assertEqual(job["result"]["engines"][0]["checksums"]["ranks"], [])
-        self.assert_fails(daemon.ctl("verify", "e"), "unsupported", "cannot be verified")
+        checksums = job["result"]["engines"][0]["checksums"]
+        self.assertEqual(checksums["ranks"], [])
+        self.assertIn("tells no values", checksums["spot_check"]["why"])
+        self.assert_fails(daemon.ctl("verify", "e"), "unsupported", "cannot be verified", "tells no values")
+
+    def old_server(self, *arguments):
+        """An SGLang without checksums, of a model whose class tells single tensors."""
+        daemon, source = self.daemon(), self.llama(megabytes=1)
+        daemon.load("m@1", source)
+        engine = self.engine(kind="sglang", arguments=("--old", *arguments))
+        daemon.add_engine("e", engine, "m")
+        return daemon, engine, source
+
+    def test_without_checksums_small_tensors_are_held_against_the_checkpoint(self):
+        daemon, engine, source = self.old_server()
+        report, = daemon.must("update", "m@1")["result"]["engines"]
+        spots = report["checksums"]["spot_check"]
+        self.assertEqual(report["warnings"], [])
+        self.assertEqual((spots["ranks"], spots["not_told"]), (["tp0"], []))
+        self.assertEqual(set(spots["tensors"].values()), {"exact"})
+        self.assertIn("model.norm.weight", spots["tensors"])
+        self.assertGreater(spots["values"], 0)
+        self.assertEqual(daemon.must("verify", "e")["result"]["spot_check"]["tensors"], spots["tensors"])
+        text = daemon.ctl("verify", "e", json_output=False).everything()
+        self.assertIn("a spot check, since its server tells no checksums", text)
+        # A daemon that came back has the checkpoint to compare with, once it is loaded again.
+        daemon.terminate()
+        daemon.start()
+        self.assert_fails(daemon.ctl("verify", "e"), "unsupported", "is not resident")
+        daemon.load("m@1", source)
+        self.assertEqual(daemon.must("verify", "e")["result"]["compared"], [])
+
+    def test_values_that_are_not_the_checkpoints_are_told(self):
+        daemon, engine, _ = self.old_server("--false-values")
+        report, = daemon.must("update", "m@1")["result"]["engines"]
+        self.assertEqual(set(report["checksums"]["spot_check"]["tensors"].values()), {"different"})
+        self.assertIn("are not those of m@1", " ".join(report["warnings"]))
+        self.assert_fails(daemon.ctl("verify", "e"), "peer_failed", "are not those of m@1", "nothing was done")
+        self.assertEqual(daemon.engine("e")["poisoned"], "")  # it is as it was right after its update
+
+    def test_values_that_have_changed_since_the_update_poison(self):
+        daemon, engine, source = self.old_server()
+        daemon.must("update", "m@1")
+        # The same process with other values: told from outside, as a weight that somebody changed would be.
+        engine.post("/standin/false_values", wrong=True)
+        self.assert_fails(daemon.ctl("verify", "e"), "peer_failed", "has changed since", "It is poisoned now")
+        self.assertIn("has changed since", daemon.engine("e")["poisoned"])
 
     def test_a_daemon_that_came_back_does_not_say_equal(self):
         daemon, _, _ = self.two("sglang")

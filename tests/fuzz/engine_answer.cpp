@@ -8,6 +8,7 @@
 #include "proto/vllm/about.h"
 #include "proto/vllm/control.h"
 #include "proto/vllm/update_weights.h"
+#include "proto/vllm/weight_transfer/answers.h"
 #include "tests/fuzz/target.h"
 
 using namespace ckptd;
@@ -29,6 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   judge(proto::sglang::read_weight_version(status, body, kKey));
   judge(proto::sglang::read_server_info(status, body, kKey));
   judge(proto::sglang::read_checksums(status, body, kKey));
+  judge(proto::sglang::read_values(status, body, kKey));
   judge(proto::vllm::read_update_answer(status, body, kKey));
   judge(proto::vllm::read_checksums(status, body, kKey));
   judge(proto::vllm::read_cache_reset(status, body, kKey));
@@ -39,5 +41,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static_cast<void>(proto::vllm::read_routes(body));
   static_cast<void>(proto::vllm::read_model(status, body));
   static_cast<void>(proto::vllm::read_awake(status, body));
+
+  namespace transfer = proto::vllm::weight_transfer;
+  const transfer::Answer answer{.status = status, .body = body, .sent = kKey};
+  for (const auto* call : {"init_weight_transfer_engine", "start_weight_update", "update_weights", "finish_weight_update"})
+    judge(transfer::read_done(call, answer));
+  const bool success = transfer::read_done("update_weights", answer).has_value();
+  for (const auto refused : {transfer::knows_no_packed(answer), transfer::is_already_active(answer),
+                             transfer::has_no_session(answer)})
+    fuzz::check(!(success && refused), "an answer is no success and a refusal at once");
+  if (const auto config = transfer::read_config(answer))
+    if (const auto takes = transfer::check_takes_pickles(*config); !takes) fuzz::check_refusal(takes.error());
+  static_cast<void>(transfer::read_world_size(answer));
   return 0;
 }

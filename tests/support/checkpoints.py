@@ -189,6 +189,26 @@ def make_llama(directory, target_bytes, shards=4, seed=1, processes=1):
     return directory
 
 
+def make_fp8(directory, seed=1):
+    """Weights of eight-bit floats with scales for blocks of 128 x 128 beside them."""
+    tensors = [("model.embed_tokens.weight", "BF16", (256, 128)), ("model.norm.weight", "F32", (128,))]
+    for layer in range(2):
+        for part in ("gate_proj", "up_proj"):
+            name = f"model.layers.{layer}.mlp.{part}.weight"
+            tensors += [(name, "F8_E4M3", (256, 128)), (name + "_scale_inv", "F32", (2, 1))]
+    write_sharded(directory, tensors, 1, seed)
+    return directory
+
+
+def make_experts(directory, seed=1):
+    """A mixture of experts in BF16."""
+    tensors = [("model.embed_tokens.weight", "BF16", (256, 128)), ("model.norm.weight", "F32", (128,))]
+    tensors += [(f"model.layers.0.mlp.experts.{expert}.{part}.weight", "BF16", (64, 128))
+                for expert in range(4) for part in ("gate_proj", "up_proj", "down_proj")]
+    write_sharded(directory, tensors, 1, seed)
+    return directory
+
+
 def make_oddities(directory, seed=1):
     """One file with what the format allows and few models have: every dtype of byte width that torch knows, scalars,
     empty tensors, odd sizes and odd names."""

@@ -557,7 +557,7 @@ def common_parser(description):
     parser.add_argument("--starting", type=float, default=0, metavar="SECONDS", help="503 for that long")
     parser.add_argument("--draft-models", type=int, default=0, help="more sessions of each rank on its endpoint")
     parser.add_argument("--api-key")
-    parser.add_argument("--software", metavar="VERSION", help="that it tells, where its kind tells one")
+    parser.add_argument("--version", help="that it tells, where its kind tells one")
     parser.set_defaults(strict_uuids=False)
     return parser
 

@@ -20,7 +20,8 @@ from standin_common import BadRequest, Closed, Server, common_parser, run
 
 # Guarded by the admin key where there is one; every other route but the first three prefixes by the API key.
 ADMIN = ("/update_weights_from_ipc", "/update_weight_version", "/pause_generation", "/continue_generation",
-         "/release_memory_occupation", "/resume_memory_occupation", "/weights_checker", "/flush_cache")
+         "/release_memory_occupation", "/resume_memory_occupation", "/weights_checker", "/get_weights_by_name",
+         "/flush_cache")
 OPEN = ("/health", "/ready", "/metrics")
 NOT_FLUSHED = ("Weights were updated, but the cache was not flushed because requests are still running or queued. "
                "Retract or finish them, then call /flush_cache.")
@@ -79,6 +80,9 @@ class Sglang(Server):
             ("POST", "/release_memory_occupation"): self.release_memory,
             ("POST", "/resume_memory_occupation"): self.resume_memory,
             ("POST", "/flush_cache"): self.flush_cache,
+            ("GET", "/get_weights_by_name"): self.get_weights_by_name,
+            ("POST", "/get_weights_by_name"): self.get_weights_by_name,
+            ("POST", "/standin/false_values"): self.set_false_values,
             ("GET", "/openapi.json"): lambda _: (200, {"openapi": "3.1.0",
                                                         "paths": {path: {} for _, path in self.routes()}}),
         }
@@ -99,9 +103,11 @@ class Sglang(Server):
     def server_info(self, _request):
         arguments, drafts = self.arguments, self.arguments.draft_models
         return 200, {
-            "model_path": "stand-in", "version": arguments.software or "0.5.23", "load_format": arguments.load_format, "nnodes": 1,
+            "model_path": "stand-in", "version": arguments.version or "0.5.23", "load_format": arguments.load_format, "nnodes": 1,
             "tp_size": len(self.ranks), "pp_size": 1, "dp_size": arguments.dp_size, "enable_dp_attention": False,
-            "speculative_algorithm": "EAGLE" if drafts else None, "speculative_num_steps": drafts or None,
+            "quantization": arguments.quantization,
+            "speculative_algorithm": arguments.speculative or ("EAGLE" if drafts else None),
+            "speculative_num_steps": drafts or None,
             "enable_multi_layer_eagle": drafts > 1, "enable_memory_saver": arguments.memory_saver,
             "weight_cache_mode": "off", "checkpoint_engine_wait_weights_before_ready": arguments.wait_weights > 0,
             "internal_states": [{}]}
@@ -180,6 +186,26 @@ class Sglang(Server):
         return 200, {"success": True, "message": "Success", "ranks": ranks, "per_engine_checksum": ""}
 
 
+    def get_weights_by_name(self, request):
+        """The first rank answers for all; a model without such a method, and a tensor that is not there, are 400."""
+        body = request.body()
+        if not isinstance(body.get("name"), str) or not isinstance(body.get("truncate_size", 100), int):
+            raise BadRequest("name: Field required")
+        told = None
+        if not self.arguments.no_values:
+            told = self.ranks[0].ask({"cmd": "values", "name": body["name"],
+                                      "count": body.get("truncate_size", 100)}).get("values")
+        if told is None:
+            return 400, {"error": {"message": "Get parameter by name failed"}}
+        if self.arguments.false_values:
+            told = [0.25 if told[0] == 0.5 else 0.5, *told[1:]]
+        return 200, told
+
+    def set_false_values(self, request):
+        self.arguments.false_values = bool(request.body().get("wrong"))
+        return 200, {"ok": True}
+
+
 def parse_update(body):
     handles = body.get("zmq_handles")
     if not isinstance(handles, dict) or not all(isinstance(value, str) for value in handles.values()):
@@ -199,8 +225,12 @@ def parse_arguments():
     parser.add_argument("--memory-saver", action="store_true", help="as --enable-memory-saver")
     parser.add_argument("--dp-size", type=int, default=1)
     parser.add_argument("--load-format", default="auto")
+    parser.add_argument("--quantization", help="that it tells; nothing is quantised")
+    parser.add_argument("--speculative", metavar="ALGORITHM", help="that it tells; by default EAGLE with a draft model")
     parser.add_argument("--wait-weights", type=float, default=0, metavar="SECONDS",
                         help="as --checkpoint-engine-wait-weights-before-ready, giving up after SECONDS")
+    parser.add_argument("--no-values", action="store_true", help="its model has no get_weights_by_name()")
+    parser.add_argument("--false-values", action="store_true", help="get_weights_by_name() tells a wrong first value")
     parser.add_argument("--old", action="store_true", help="routes and /ping of servers before 0.5.23")
     return parser.parse_args()
 

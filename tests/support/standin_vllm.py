@@ -43,7 +43,7 @@ class Vllm(Server):
     def routes(self):
         table = {
             ("GET", "/health"): lambda _: (503 if self.starting() else 200, None),
-            ("GET", "/version"): lambda _: (200, {"version": self.arguments.software or "0.26.0"}),
+            ("GET", "/version"): lambda _: (200, {"version": self.arguments.version or "0.26.0"}),
             ("GET", "/v1/models"): lambda _: (200, {"object": "list", "data": [{"id": "stand-in", "root": "stand-in"}]}),
             ("GET", "/metrics"): lambda _: (200, self.metrics()),
             ("GET", "/openapi.json"): lambda _: (200, {"openapi": "3.1.0",
@@ -134,7 +134,9 @@ class Vllm(Server):
             return 200, {"vllm_config": f"model='stand-in', tensor_parallel_size={len(self.ranks)}"}
         transfer = self.arguments.weight_transfer
         return 200, {"vllm_config": {
-            "model_config": {"model": "stand-in", "enable_sleep_mode": self.arguments.sleep_mode},
+            "model_config": {"model": "stand-in", "enable_sleep_mode": self.arguments.sleep_mode,
+                             "quantization": self.arguments.quantization},
+            "kernel_config": {"moe_backend": self.arguments.moe_backend},
             "parallel_config": {"tensor_parallel_size": len(self.ranks), "pipeline_parallel_size": 1,
                                 "data_parallel_size": 1, "nnodes": 1,
                                 "worker_extension_cls": "" if self.arguments.no_extension else EXTENSION},
@@ -214,6 +216,8 @@ def parse_arguments():
     parser.add_argument("--packed-server", action="store_true", help='as "packed":true in --weight-transfer-config')
     parser.add_argument("--insecure-serialization", action="store_true", help="as VLLM_ALLOW_INSECURE_SERIALIZATION=1")
     parser.add_argument("--tells-environment", action="store_true", help="/server_info has its environment")
+    parser.add_argument("--quantization", help="that it tells; nothing is quantised")
+    parser.add_argument("--moe-backend", default="auto", help="that it tells")
     parser.add_argument("--mtp", action="store_true", help="speculates with a draft model of the same checkpoint")
     return parser.parse_args()
 

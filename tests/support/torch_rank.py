@@ -9,6 +9,7 @@ Reads one JSON object a line on standard input and answers each with one on stan
   {"cmd":"state"}                              {"tensors":N,"updates":N,"buckets":N,"sessions":N}
   {"cmd":"forget"}                             drops what was loaded
   {"cmd":"checksums"}                          {"checksums":{NAME: hex}} of what is loaded, as it would be served
+  {"cmd":"values","name":N,"count":C}          {"values":[..]}: the first of a tensor, or null for one that is not there
   {"cmd":"fault","kind":K,"bucket":B,"seconds":S,"session":N}   applies to the next update only; lists and sessions are
                                                counted from 0
 
@@ -254,6 +255,13 @@ class TorchRank:
         return {"checksums": {name: hashlib.sha256(mark + bytes(content.cpu().numpy())).hexdigest()
                               for name, (_, _, content) in self._models[0].items()}}
 
+    def values(self, request):
+        if request["name"] not in self._models[0]:
+            return {"values": None}
+        dtype, shape, content = self._models[0][request["name"]]
+        tensor = content.view(dtype).reshape(shape)[:request["count"]]
+        return {"values": tensor.to(self._torch.float32).cpu().tolist()}
+
     def forget(self, _request):
         for model in self._models:
             model.clear()
@@ -294,7 +302,7 @@ def claim_stdout():
 
 def serve(rank, answers):
     """Commands from standard input until it ends."""
-    commands = {name: getattr(rank, name) for name in ("update", "compare", "state", "forget", "fault", "checksums")}
+    commands = {name: getattr(rank, name) for name in ("update", "compare", "state", "forget", "fault", "checksums", "values")}
     for line in sys.stdin:
         if not line.strip():
             continue

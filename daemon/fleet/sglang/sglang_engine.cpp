@@ -84,6 +84,8 @@ class SglangEngine final : public Engine {
     description.nodes = info.nodes;
     description.data_parallel_attention = info.data_parallel_attention;
     description.draft_models = info.draft_models;
+    description.speculative = info.speculative;
+    description.quantization = info.quantization;
     description.can_sleep = info.memory_saver;
     description.can_verify = routes.status == 200 && wire::offers_route(routes.body, wire::kChecksumsTarget);
     description.warnings = warnings_about(info);
@@ -144,6 +146,19 @@ class SglangEngine final : public Engine {
     std::vector<RankChecksums> sums;
     for (auto& rank : ranks) sums.push_back({std::move(rank.rank), std::move(rank.by_tensor)});
     return sums;
+  }
+
+  /// Of tensor-parallel ranks the first one answers for all.
+  Result<std::vector<RankValues>> values(const std::string& tensor, std::size_t count,
+                                         std::chrono::milliseconds timeout) override {
+    const auto deadline = Deadline::in(timeout);
+    const auto answer = CKPTD_TRY(caller_.post(wire::kValuesTarget, wire::values_body(tensor, count), Guard::admin,
+                                               deadline, {}, kLargeAnswerBytes));
+    auto lists = CKPTD_TRY(about(wire::read_values(answer.status, answer.body, answer.sent), deadline));
+    std::vector<RankValues> told;
+    for (auto& values : lists)
+      told.push_back({lists.size() == 1 ? "tp0" : fmt::format("tp0 dp{}", told.size()), std::move(values)});
+    return told;
   }
 
  private:

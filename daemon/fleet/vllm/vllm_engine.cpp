@@ -144,6 +144,8 @@ class VllmEngine final : public Engine {
     description.data_parallel = info.data_parallel;
     description.nodes = info.nodes;
     description.can_sleep = info.sleep_mode;
+    description.quantization = info.quantization;
+    description.moe_backend = info.moe_backend;
     if (routes.weight_transfer) description.weight_transfer = info.weight_transfer;
     description.has_extension = !info.extension.empty();
     if (info.nodes > 1 && info.weight_transfer != "nccl")

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/utf8.h"
 #include "proto/vllm/weight_transfer/requests.h"
 
 namespace ckptd::proto::vllm::weight_transfer {
@@ -60,7 +61,7 @@ Result<> read_done(std::string_view target, Answer answer) {
     return refusal(ErrorKind::peer_failed,
                    fmt::format("a worker runs on a GPU that this update has no memory on: give the engine the devices of "
                                "all its workers; vLLM said: {}",
-                               words),
+                               shown(words)),
                    words);
   return answer::refusal({request, answer.sent}, answer.status, answer.body,
                          fmt::format("it is not in development mode, or its vLLM is older than 0.22, which gave weights in "

@@ -71,6 +71,9 @@ class Beside:
             about = self.about()
             if about["state"] == "serving" and about["serving"] == version and not about["poisoned"]:
                 return about
+            if about.get("next") == "tell" and "--force" in about["why"]:  # whether that is so is what is to be found out
+                step(f"the update to {version}, which is known to go wrong: {about['why']}")
+                self.update(version)
             if time.monotonic() > deadline:
                 raise AssertionError(f"the engine does not serve {version}; ckptd says: {json.dumps(about)}")
             time.sleep(0.2)
@@ -79,7 +82,7 @@ class Beside:
         step(f"the update to {version}")
         deadline = time.monotonic() + self.patience()
         while True:
-            answer = self.daemon.ctl("update", version, "--engine", ENGINE, seconds=self.patience())
+            answer = self.daemon.ctl("update", version, "--engine", ENGINE, "--force", seconds=self.patience())
             if answer.code == 0:
                 return answer.json
             if answer.error.get("kind") != "conflict" or time.monotonic() > deadline:

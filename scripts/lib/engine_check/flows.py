@@ -114,7 +114,7 @@ def check_daemon_killed(context):
         both.first_weights()
         if context.rehearsal:
             both.server.hold(HELD_SECONDS)
-        both.daemon.detached("update", OTHER, "--engine", ENGINE)
+        both.daemon.detached("update", OTHER, "--engine", ENGINE, "--force")
         step("the update to push")
         deadline = time.monotonic() + both.patience()
         while "pushing" not in both.phases() and both.about()["state"] == "updating" and time.monotonic() < deadline:

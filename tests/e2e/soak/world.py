@@ -33,7 +33,7 @@ KINDS = {
     "vllm": ("vllm", (), None),
     "lmdeploy": ("lmdeploy", (), None),
     # Of another version, since its ranks sum what they hold in another way: nobody is to compare the two.
-    "transfer": ("vllm", ("--weight-transfer", "ipc", "--insecure-serialization", "--no-extension", "--software", "0.27.0"),
+    "transfer": ("vllm", ("--weight-transfer", "ipc", "--insecure-serialization", "--no-extension", "--version", "0.27.0"),
                  shlex.join([sys.executable, os.path.join(harness.SUPPORT, "transfer_rank.py")])),
 }
 # With --torch these run the worker of checkpoint-engine in this version, under torch.
@@ -48,7 +48,7 @@ TIMES = {"connect": 4, "reload": 3, "release": 3, "finish": 3, "upload": 6, "eng
 def start_engine(family, devices, rank=None, arguments=(), torch=None, **options):
     kind, of_family, command = KINDS[family]
     if torch:
-        command, of_family = torch_rank(torch), (*of_family, "--software", f"with checkpoint-engine {torch}")
+        command, of_family = torch_rank(torch), (*of_family, "--version", f"with checkpoint-engine {torch}")
     elif rank or command:
         command = rank or command
         command = f"{shlex.quote(harness.REFERENCE_RANK)} {command}" if command.startswith("-") else command

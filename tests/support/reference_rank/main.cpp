@@ -3,10 +3,12 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -42,6 +44,7 @@ class Program {
     if (command == "fault") return set_fault(request);
     if (command == "forget") return forget();
     if (command == "checksums") return checksums();
+    if (command == "values") return values(request.at("name").get<std::string>(), request.at("count").get<std::size_t>());
     return {{"ok", false}, {"error", "unknown command " + command}};
   }
 
@@ -80,6 +83,23 @@ class Program {
       sums[name] = text;
     }
     return {{"checksums", std::move(sums)}};
+  }
+
+  /// The first values of a one-dimensional tensor of floats, as torch's tolist() has them; null for any other.
+  json values(const std::string& name, std::size_t count) {
+    const auto at = rank_.model().find(name);
+    if (at == rank_.model().end() || at->second.shape.size() != 1) return {{"values", nullptr}};
+    const auto& tensor = at->second;
+    const bool wide = tensor.dtype == "float32";
+    if (!wide && tensor.dtype != "bfloat16") return {{"values", nullptr}};
+    json values = json::array();
+    const std::size_t width = wide ? 4 : 2;
+    for (std::size_t i = 0; i < count && (i + 1) * width <= tensor.bytes.size(); ++i) {
+      std::uint32_t bits = 0;  // of a bfloat16 the upper half of a float32
+      std::memcpy(reinterpret_cast<std::byte*>(&bits) + (4 - width), tensor.bytes.data() + i * width, width);
+      values.push_back(std::bit_cast<float>(bits));
+    }
+    return {{"values", std::move(values)}};
   }
 
   json set_fault(const json& request) {

@@ -14,7 +14,7 @@ inline Contents full_contents() {
                    .devices = {"HOST-0", "HOST-1"},
                    .follow = false,
                    .wake = "weights",
-                   .target = VersionRecord{"Qwen/Qwen3-8B@2", "00ff", "aa"},
+                   .target = VersionRecord{"Qwen/Qwen3-8B@2", "00ff", "aa", "step-120", true},
                    .serving = VersionRecord{"Qwen/Qwen3-8B@1", "1234", "aa"},
                    .previous = VersionRecord{"Qwen/Qwen3-8B@0", "77", "aa"},
                    .poisoned = "rank 1 said:\n\"boom\" \\ \x01 \xc3\xa9",

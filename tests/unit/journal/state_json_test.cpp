@@ -103,6 +103,8 @@ TEST_CASE("what the life cycle needs is refused by its place as well") {
            {"\"wake\": \"weights\"", "\"wake\": \"some\"", "/engines/0/wake"},
            {"\"label\": \"1\"", "\"label\": 1", "/engines/0/label"},
            {"\"drained\": true", "\"drained\": 1", "drained"},
+           {"\"weight_version\": \"step-120\"", "\"weight_version\": 120", "/engines/0/target/weight_version"},
+           {"\"forced\": true", "\"forced\": \"yes\"", "/engines/0/target/forced"},
        }) {
     INFO(to);
     const auto error = error_of(replaced(whole, from, to));
@@ -120,6 +122,20 @@ TEST_CASE("a state of format 1 has the members of its time and no others") {
     CHECK(contains(error.sentence, "not one of format 1"));
   }
   CHECK(error_of(replaced(kFormat1, R"("in_custody")", R"("drained":true,"in_custody")")).kind == ErrorKind::corrupt);
+  CHECK(contains(error_of(replaced(kFormat1, R"("identity")", R"("forced":true,"identity")")).sentence,
+                 "not one of format 1"));
+}
+
+TEST_CASE("a version says how it was given only where that was said") {
+  auto contents = full_contents();
+  contents.engines[0].target->weight_version.clear();
+  contents.engines[0].target->forced = false;
+  const auto text = to_json(contents);  // as it was before there were such members
+  CHECK_FALSE(contains(text, "weight_version"));
+  CHECK_FALSE(contains(text, "forced"));
+  const auto read = from_json(text);
+  REQUIRE(read);
+  CHECK(*read == contents);
 }
 
 TEST_CASE("bytes that are not JSON are named by their number") {

@@ -174,6 +174,7 @@ Result<fleet::Observation> FakeEngine::observe(std::chrono::milliseconds timeout
 }
 
 Result<fleet::Description> FakeEngine::describe(std::chrono::milliseconds timeout) {
+  if (behaviour_->gone) return fail(ErrorKind::unavailable, "engine fake: nobody listens");
   std::lock_guard lock(behaviour_->mutex);
   if (behaviour_->about) return *behaviour_->about;
   return fleet::Engine::describe(timeout);
@@ -238,6 +239,16 @@ Result<std::vector<fleet::RankChecksums>> FakeEngine::checksums(std::chrono::mil
   if (behaviour_->drops_checksums) return fail(ErrorKind::peer_failed, "engine fake: its checker has failed");
   if (behaviour_->checksums) return *behaviour_->checksums;
   return fleet::Engine::checksums(timeout);
+}
+
+Result<std::vector<fleet::RankValues>> FakeEngine::values(const std::string& tensor, std::size_t count,
+                                                          std::chrono::milliseconds timeout) {
+  std::lock_guard lock(behaviour_->mutex);
+  const auto at = behaviour_->values.find(tensor);
+  if (at == behaviour_->values.end()) return fleet::Engine::values(tensor, count, timeout);
+  auto told = at->second;
+  told.resize(std::min(count, told.size()));
+  return std::vector<fleet::RankValues>{{"tp0", std::move(told)}};
 }
 
 }  // namespace ckptd::tests

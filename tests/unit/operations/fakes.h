@@ -114,6 +114,7 @@ class FakeEngine final : public fleet::Engine {
     std::optional<fleet::Description> about;
     std::optional<std::vector<fleet::RankChecksums>> checksums;  ///< absent: it cannot tell any
     bool drops_checksums = false;                                ///< it has the call, and fails it
+    std::map<std::string, std::vector<double>> values;           ///< of tensors that it tells, by name; under mutex
     std::function<void()> while_summing;
     void set_checksums(std::vector<fleet::RankChecksums> to) {
       std::lock_guard lock(mutex);
@@ -151,6 +152,8 @@ class FakeEngine final : public fleet::Engine {
   Result<> resume(std::chrono::milliseconds timeout) override;
   Result<> conclude(const fleet::UpdateCall& call, std::chrono::milliseconds timeout) override;
   Result<std::vector<fleet::RankChecksums>> checksums(std::chrono::milliseconds timeout) override;
+  Result<std::vector<fleet::RankValues>> values(const std::string& tensor, std::size_t count,
+                                                std::chrono::milliseconds timeout) override;
 
  private:
   Result<std::string> answer_when_ranks_end(const fleet::UpdateCall& call, std::stop_token stop);

@@ -204,3 +204,85 @@ TEST_CASE("what a verification saw is void when an update ran meanwhile") {
   CHECK(says(*job.error, "updated or registered meanwhile"));
   CHECK(house.poisoned().empty());
 }
+
+namespace {
+
+/// An engine that tells no checksums, but values of the norms that its version has.
+struct Spotted : Told {
+  Spotted() {
+    auto norm = random_tensor("model.norm.weight", "BF16", {3});
+    norm.bytes = std::string("\x80\x3f\x00\xc0\xab\x3e", 6);  // 1, -2, a third
+    write_checkpoint(folder / "normed", {{random_tensor("a", "F32", {64, 32}), norm}}, false);
+    REQUIRE(load("7", "file://" + (folder / "normed").string())->state == "succeeded");
+    std::lock_guard lock(server().mutex);
+    server().checksums.reset();
+  }
+  FakeEngine::Behaviour& server() { return *behaviour_of("e"); }
+  void tell(std::vector<double> values) {
+    std::lock_guard lock(server().mutex);
+    server().values["model.norm.weight"] = std::move(values);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("without checksums, values of small tensors are held against the version's own") {
+  Spotted house;
+  house.tell({1, -2, 0.333984375});
+  auto report = house.update("7").at("engines").at(0);
+  CHECK(report.at("checksums").at("ranks").empty());
+  CHECK(report.at("checksums").at("spot_check") ==
+        nlohmann::json{{"ranks", {"tp0"}}, {"tensors", {{"model.norm.weight", "exact"}}}, {"values", 3},
+                       {"not_told", nlohmann::json::array()}});
+  CHECK(report.at("warnings").empty());
+  auto job = house.verify();
+  REQUIRE(job.state == "succeeded");
+  auto result = nlohmann::json::parse(job.result);
+  CHECK(result.at("spot_check").at("values") == 3);
+  CHECK(result.at("compared").size() == 1);  // with what it told after its update
+
+  // Changed since: the engine is poisoned, as with checksums.
+  house.tell({1, -2, 0.5});
+  job = house.verify();
+  REQUIRE(job.error);
+  CHECK(job.error->kind == ErrorKind::peer_failed);
+  CHECK(says(*job.error, "has changed since"));
+  CHECK(says(*job.error, "1 are not those of m@7 (model.norm.weight)"));
+  CHECK_FALSE(house.poisoned().empty());
+}
+
+TEST_CASE("values that differ right after an update are a warning, since a server may keep them in a form of its own") {
+  Spotted house;
+  house.tell({2, -1, 1.333984375});
+  const auto report = house.update("7").at("engines").at(0);
+  CHECK(report.at("checksums").at("spot_check").at("tensors").at("model.norm.weight") == "different");
+  CHECK_FALSE(report.at("checksums").contains("complaint"));
+  REQUIRE(report.at("warnings").size() == 1);
+  const auto job = house.verify();
+  REQUIRE(job.error);
+  CHECK(says(*job.error, "It keeps them in a form of its own, or they were not loaded"));
+  CHECK(house.poisoned().empty());
+}
+
+TEST_CASE("a spot check needs values and a resident version to compare them with") {
+  Spotted house;
+  CHECK(says(Error{ErrorKind::unsupported, house.update("7").at("engines").at(0).at("checksums").at("spot_check").at("why")},
+             "values of its weights"));
+  auto job = house.verify();
+  REQUIRE(job.error);
+  CHECK(job.error->kind == ErrorKind::unsupported);
+  house.tell({1, -2, 0.333984375});
+  CHECK(house.verify().state == "succeeded");  // with the version itself: nothing was told after the update
+  auto other = House::to("1");  // of which no tensor is a norm
+  other.force = true;           // it has other tensors altogether
+  const auto report = nlohmann::json::parse(house.run_update(other).result).at("engines").at(0);
+  CHECK(report.at("checksums").at("spot_check").at("why").get<std::string>().find("no small weights") != std::string::npos);
+  auto back = House::to("7");
+  back.force = true;
+  REQUIRE(house.run_update(back).state == "succeeded");
+  REQUIRE(house.operations->evict("m", "7", false));
+  job = house.verify();
+  REQUIRE(job.error);
+  CHECK(job.error->kind == ErrorKind::unsupported);
+  CHECK(says(*job.error, "m@7 is not resident"));
+}

@@ -1,6 +1,7 @@
 #include "proto/sglang/about.h"
 
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include "proto/sglang/control.h"
 
@@ -62,6 +63,8 @@ TEST_CASE("members of other types count as not told") {
   CHECK(info->data_parallel == 1);
   CHECK(info->nodes == 1);
   CHECK_FALSE(info->memory_saver);
+  CHECK(info->quantization.empty());
+  CHECK(sglang::read_server_info(200, R"({"quantization":"fp8"})", Key::none)->quantization == "fp8");
 }
 
 TEST_CASE("done is a 200 that does not say otherwise") {
@@ -93,6 +96,37 @@ TEST_CASE("checksums that are none") {
   }));
   INFO(status << " " << body);
   CHECK(sglang::read_checksums(status, body, Key::none).error().kind == kind);
+}
+
+TEST_CASE("values of a tensor, from one rank or from each data-parallel one") {
+  CHECK(sglang::values_body("model.norm.weight", 9) == R"({"name":"model.norm.weight","truncate_size":9})");
+  const auto one = sglang::read_values(200, "[0.5,-2,0.333984375]", Key::none);
+  REQUIRE(one);
+  CHECK(*one == std::vector<std::vector<double>>{{0.5, -2, 0.333984375}});
+  const auto several = sglang::read_values(200, "[[1,2],[3,4]]", Key::none);
+  REQUIRE(several);
+  CHECK(*several == std::vector<std::vector<double>>{{1, 2}, {3, 4}});
+  const auto strange = sglang::read_values(200, "[null,1]", Key::none);
+  REQUIRE(strange);
+  CHECK(std::isnan((*strange)[0][0]));
+}
+
+TEST_CASE("values that are none") {
+  const auto [status, body, kind] = GENERATE(table<unsigned, std::string, ErrorKind>({
+      {400, R"({"error":{"message":"Get parameter by name failed"}})", ErrorKind::unsupported},
+      {404, R"({"detail":"Not Found"})", ErrorKind::unsupported},
+      {401, R"({"error":"Unauthorized"})", ErrorKind::denied},
+      {500, "", ErrorKind::peer_failed},
+      {200, "", ErrorKind::peer_failed},
+      {200, "[]", ErrorKind::peer_failed},
+      {200, "[[]]", ErrorKind::peer_failed},
+      {200, "{}", ErrorKind::peer_failed},
+      {200, R"(["a"])", ErrorKind::peer_failed},
+      {200, "[[1],2]", ErrorKind::peer_failed},
+      {200, "[[[1]]]", ErrorKind::peer_failed},
+  }));
+  INFO(status << " " << body);
+  CHECK(sglang::read_values(status, body, Key::none).error().kind == kind);
 }
 
 TEST_CASE("ranks of an older server, and of one that does not say which they are") {

@@ -77,7 +77,8 @@ TEST_CASE("describe: what the server was started with") {
        {"GET /get_world_size", {{200, R"({"world_size":8})"}}},
        {"GET /server_info?config_format=json", {{200, R"({"vllm_config":{"parallel_config":{"tensor_parallel_size":4,
            "pipeline_parallel_size":2,"worker_extension_cls":"checkpoint_engine.worker.VllmColocateWorkerExtension"},
-           "model_config":{"enable_sleep_mode":true},"weight_transfer_config":{"backend":"nccl"}}})"}}}});
+           "model_config":{"enable_sleep_mode":true,"quantization":"fp8"},"kernel_config":{"moe_backend":"auto"},
+           "weight_transfer_config":{"backend":"nccl"}}})"}}}});
   const auto told = engine_at(server)->describe(kLong);
   REQUIRE(told);
   CHECK(told->version == "0.26.0");
@@ -89,6 +90,8 @@ TEST_CASE("describe: what the server was started with") {
   CHECK(told->can_verify);
   CHECK(told->weight_transfer == "nccl");
   CHECK(told->has_extension);
+  CHECK(told->quantization == "fp8");
+  CHECK(told->moe_backend == "auto");
   CHECK_FALSE(told->unsuitable);
 }
 

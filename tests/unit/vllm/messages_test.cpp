@@ -80,7 +80,8 @@ TEST_CASE("routes tell whether the server is in development mode") {
 TEST_CASE("the configuration as JSON is read, the one as text counts as not told") {
   const auto info = vllm::read_server_info(200, R"({"vllm_config":{"parallel_config":{"tensor_parallel_size":4,
       "pipeline_parallel_size":2,"data_parallel_size":8,"nnodes":2,"worker_extension_cls":"a.B"},
-      "model_config":{"enable_sleep_mode":true},"weight_transfer_config":{"backend":"ipc"}},"vllm_env":{}})");
+      "model_config":{"enable_sleep_mode":true,"quantization":"fp8"},"kernel_config":{"moe_backend":"triton"},
+      "weight_transfer_config":{"backend":"ipc"}},"vllm_env":{}})");
   REQUIRE(info);
   CHECK(info->tensor_parallel == 4);
   CHECK(info->pipeline_parallel == 2);
@@ -89,9 +90,13 @@ TEST_CASE("the configuration as JSON is read, the one as text counts as not told
   CHECK(info->sleep_mode);
   CHECK(info->weight_transfer == "ipc");
   CHECK(info->extension == "a.B");
+  CHECK(info->quantization == "fp8");
+  CHECK(info->moe_backend == "triton");
   const auto bare = vllm::read_server_info(200, R"({"vllm_config":{"weight_transfer_config":null}})");
   REQUIRE(bare);
   CHECK(bare->weight_transfer.empty());
+  CHECK(bare->quantization.empty());
+  CHECK(bare->moe_backend.empty());
   CHECK_FALSE(vllm::read_server_info(200, R"({"vllm_config":"model='m', tensor_parallel_size=4"})"));
   CHECK_FALSE(vllm::read_server_info(404, R"({"detail":"Not Found"})"));
 }
