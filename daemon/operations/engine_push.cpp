@@ -255,6 +255,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
   const auto before_offers = [&]() -> Result<> {
     if (!push.external) {
       seen = standstill.understood(CKPTD_TRY(timed("ping", [&] { return ping.get(); })));
+      CKPTD_TRY(heed_new_server(push, engine, *seen, account));
       CKPTD_TRY(wake_for(push, engine, *seen));
       // As late as possible: the first buckets are on the device. After waking, which lifts a pause of some servers.
       CKPTD_TRY(timed("pause", [&] { return standstill.begin(*seen, job.stop()); }));

@@ -38,7 +38,7 @@ Result<nlohmann::json> Service::update_engine(const EnginePush& push, const cata
                                               UpdateJob& job, records::PushAccount& account,
                                               std::optional<records::PushAccount>& second) {
   auto engine = CKPTD_TRY(parts_.make_engine(push.known));
-  if (const auto about = description_of(push, *engine)) {
+  if (const auto about = push.external ? description_for_others(push, *engine) : last_description(push.engine)) {
     auto cautions = heed_trouble(push, *about);
     if (!cautions) {
       Result<nlohmann::json> refused = std::unexpected(std::move(cautions).error());

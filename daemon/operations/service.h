@@ -271,11 +271,14 @@ class Service final : public Operations {
   /// The caller holds mutex_, of this and the next.
   fleet::Model model_of(const journal::VersionRecord& version) const;
   const fleet::KnownTrouble* trouble_with_target(const journal::EngineRecord& engine, const Sighting& sighting) const;
-  /// What it told when it was last looked at, if it is still the same process. Does not ask it.
-  std::optional<fleet::Description> last_description(const std::string& name, const fleet::Engine& engine) const;
-  std::optional<fleet::Description> description_of(const EnginePush& push, fleet::Engine& engine) const;
+  /// What it told when it was last looked at. Does not ask it.
+  std::optional<fleet::Description> last_description(const std::string& name) const;
+  std::optional<fleet::Description> description_for_others(const EnginePush& push, fleet::Engine& engine) const;
   /// conflict when the update is known to go wrong and was not forced; else what is to be said of it.
   Result<std::vector<std::string>> heed_trouble(const EnginePush& push, const fleet::Description& about) const;
+  /// The same, asked of a server that is not the one of the last look.
+  Result<> heed_new_server(const EnginePush& push, fleet::Engine& engine, const fleet::Observation& seen,
+                           records::PushAccount& account) const;
 
   // orders.cpp: what an operator says of engines
   Result<> check_target(const std::string& target, const std::string& checkpoint) const;

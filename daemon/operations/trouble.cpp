@@ -41,20 +41,30 @@ const fleet::KnownTrouble* Service::trouble_with_target(const journal::EngineRec
   return trouble_of(engine, *sighting.about, model_of(*engine.target), false, parts_.make_transfer != nullptr);
 }
 
-std::optional<fleet::Description> Service::last_description(const std::string& name, const fleet::Engine& engine) const {
-  const auto listener = engine.listener();
+std::optional<fleet::Description> Service::last_description(const std::string& name) const {
   std::lock_guard lock(mutex_);
   const auto at = sightings_.find(name);
-  const bool is_known = at != sightings_.end() && at->second.described && at->second.described_listener == listener;
-  return is_known ? at->second.about : std::nullopt;
+  return at != sightings_.end() && at->second.described ? at->second.about : std::nullopt;
 }
 
 /// Of a server that was not looked at, it is asked for, in a time that nobody will notice where it is not ours to call.
-std::optional<fleet::Description> Service::description_of(const EnginePush& push, fleet::Engine& engine) const {
-  if (auto known = last_description(push.engine, engine)) return known;
-  const auto& now = *push.options;
-  auto about = engine.describe(push.external ? std::min(now.ping_timeout, now.load_answer / 2) : now.ping_timeout);
+std::optional<fleet::Description> Service::description_for_others(const EnginePush& push, fleet::Engine& engine) const {
+  if (auto known = last_description(push.engine)) return known;
+  auto about = engine.describe(std::min(push.options->ping_timeout, push.options->load_answer / 2));
   return about ? std::optional(*std::move(about)) : std::nullopt;
+}
+
+/// Nobody knows yet what a server is that was not looked at, or that took another's place since.
+Result<> Service::heed_new_server(const EnginePush& push, fleet::Engine& engine, const fleet::Observation& seen,
+                                  records::PushAccount& account) const {
+  {
+    std::lock_guard lock(mutex_);
+    const auto at = sightings_.find(push.engine);
+    if (at != sightings_.end() && at->second.described && at->second.described_listener == seen.listener) return {};
+  }
+  const auto about = engine.describe(push.options->ping_timeout);
+  if (about) account.warnings = CKPTD_TRY(heed_trouble(push, *about));
+  return {};
 }
 
 Result<std::vector<std::string>> Service::heed_trouble(const EnginePush& push, const fleet::Description& about) const {

@@ -199,7 +199,6 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
   CKPTD_TRY(parts_.endpoints.check_carriable(contents.manifest));
 
   const auto now = options();
-  const auto model = fleet::model_of(contents.manifest);
   for (const auto& engine : chosen.engines) {
     journal::VersionRecord wanted{id.show(), contents.identity.hex(), contents.schema.hex(), request.weight_version,
                                   request.force};
@@ -239,10 +238,12 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     if (!engine.poisoned.empty()) push.warnings.push_back("the engine is poisoned: " + engine.poisoned);
     if (!differences.empty())
       push.warnings.push_back(fmt::format("differs from what is served: {}", fmt::join(differences, "; ")));
-    push.model = model;
-    // A server that was not looked at yet, or is another one than then, tells in the job, before it is touched.
-    const auto server = CKPTD_TRY(parts_.make_engine(engine));
-    if (const auto about = last_description(engine.name, *server)) {
+    push.model = [&] {
+      std::lock_guard lock(mutex_);
+      return model_of(wanted);
+    }();
+    // Of the last look, since asking takes time; another server that has come since is asked before it is touched.
+    if (const auto about = last_description(engine.name)) {
       auto cautions = CKPTD_TRY(heed_trouble(push, *about));
       push.warnings.insert(push.warnings.end(), cautions.begin(), cautions.end());
     }
