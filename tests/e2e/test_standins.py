@@ -54,7 +54,7 @@ class Standins(harness.Case):
             self.assertEqual(self.update(engine, weight_version="7")[0], 200)
             before = engine.state()
             self.assertEqual(before["weight_version"], "7")
-            engine.post("/standin/restart", seconds=0.1, arguments=["--starting", "0.5"])
+            engine.post("/standin/restart", seconds=0.1, arguments=["--starting", str(0.7 * harness.PATIENCE)])
 
             def is_new():
                 try:
@@ -71,7 +71,7 @@ class Standins(harness.Case):
 
     def test_a_late_start_answers_503(self):
         for kind, path in (("sglang", "/ping"), ("vllm", "/health"), ("lmdeploy", "/health")):
-            engine = self.engine(kind, "--starting", "0.7")
+            engine = self.engine(kind, "--starting", str(0.7 * harness.PATIENCE))
             self.assertEqual(self.get(engine, path)[0], 503, kind)
             harness.wait_until("its start", lambda: self.get(engine, path)[0] == 200)  # noqa: B023
 
