@@ -160,7 +160,10 @@ std::string show_record(const JobRecord& record, const View& view) {
 
 std::string show_peak(const Peak& peak, const View& view) {
   const auto measured = parse_time(peak.measured);
-  return fmt::format("{} {:.2f} GB/s at best (measured {})", peak.stage == "hash" ? "one core hashes" : "copies",
+  const auto* what = peak.stage == "hash"     ? "one core hashes"
+                     : peak.stage == "spread" ? "copies from another device"
+                                              : "copies";
+  return fmt::format("{} {:.2f} GB/s at best (measured {})", what,
                      peak.bytes_per_second / 1e9, measured ? show_age(*measured, view.now) : "once");
 }
 

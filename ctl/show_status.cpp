@@ -134,6 +134,7 @@ std::string show_status(const Status& status, const View& view) {
   std::vector<std::string> devices, engines;
   for (const auto& device : status.devices)
     devices.push_back(show_device(device) + peak_in_status(status, "copy", device.uuid, view) +
+                      peak_in_status(status, "spread", device.uuid, view) +
                       show_lost(device, view) + show_quarantine(device, view));
   for (const auto& engine : status.engines) engines.push_back(engine_in_status(engine));
   return render_fields({

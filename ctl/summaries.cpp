@@ -98,7 +98,9 @@ std::string summary_of_probe(const json& result) {
     if (!peak.is_object()) continue;
     const auto device = text_in(peak, "device");
     const auto rate = seconds_in(peak, "bytes_per_second").value_or(0);
-    out += fmt::format("  {}: {:.2f} GB/s\n", device.empty() ? "hashing, one core" : "copies to " + device, rate / 1e9);
+    const auto* from = text_in(peak, "stage") == "spread" ? " from another device" : "";
+    out += fmt::format("  {}: {:.2f} GB/s\n",
+                       device.empty() ? "hashing, one core" : fmt::format("copies to {}{}", device, from), rate / 1e9);
   }
   return out;
 }

@@ -18,7 +18,7 @@
 namespace ckptd::journal {
 
 struct PeakRecord {
-  std::string stage = {};   ///< "copy", "hash"
+  std::string stage = {};   ///< "copy", "spread", "hash"
   std::string device = {};  ///< uuid; empty for what concerns no device
   double bytes_per_second = 0;
   std::uint64_t bytes = 0;  ///< that one round moved

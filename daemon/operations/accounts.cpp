@@ -75,6 +75,7 @@ records::Peaks Service::peaks() const {
   records::Peaks known;
   for (const auto& peak : parts_.peaks.all()) {
     if (peak.stage == "copy") known.copy[peak.device] = peak.bytes_per_second;
+    if (peak.stage == "spread") known.spread[peak.device] = peak.bytes_per_second;
     if (peak.stage == "hash") known.hash = peak.bytes_per_second;
   }
   return known;

@@ -38,8 +38,10 @@ std::string in_one_line(const std::vector<journal::PeakRecord>& peaks) {
   std::string line;
   for (const auto& peak : peaks) {
     if (!line.empty()) line += ", ";
-    line += peak.device.empty() ? fmt::format("one core hashes {:.2f} GB/s", peak.bytes_per_second / 1e9)
-                                : fmt::format("copies to {} {:.2f} GB/s", peak.device, peak.bytes_per_second / 1e9);
+    line += peak.stage == "hash" ? fmt::format("one core hashes {:.2f} GB/s", peak.bytes_per_second / 1e9)
+                                 : fmt::format("copies to {}{} {:.2f} GB/s", peak.device,
+                                               peak.stage == "spread" ? " from another device" : "",
+                                               peak.bytes_per_second / 1e9);
   }
   return line;
 }
@@ -53,6 +55,12 @@ std::string result_of(const std::vector<journal::PeakRecord>& peaks) {
 }
 
 }  // namespace
+
+std::vector<device::Device*> Service::working_devices() const {
+  auto devices = parts_.devices;
+  std::erase_if(devices, [](const auto* device) { return device->lost().has_value(); });
+  return devices;
+}
 
 /// A measurement beside a load or an update would disturb it, and be wrong.
 Result<> Service::check_nothing_moves() const {
@@ -71,20 +79,27 @@ Result<std::vector<journal::PeakRecord>> Service::measure(std::uint64_t bytes, s
   probe::Limits limits;
   // A machine that may have little for weights may have little for measurements.
   limits.bytes = std::min(bytes, parts_.store.usage().budget_bytes);
-  limits.working = working / static_cast<int>(parts_.devices.size() + 1);
+  const auto devices = working_devices();
+  limits.working = working / static_cast<int>(2 * devices.size() + 1);
   const auto may_go_on = [&]() -> Result<> {
     if (stop.stop_requested()) return fail(ErrorKind::cancelled, "the measurement was cancelled");
     return check_nothing_moves();
   };
-  const auto memory = CKPTD_TRY(probe::HostMemory::make(limits));
+  auto memory = CKPTD_TRY(probe::HostMemory::make(limits));
   std::vector<journal::PeakRecord> peaks;
-  for (auto* device : parts_.devices) {
-    if (device->lost()) continue;
+  for (auto* device : devices) {
     const auto rate = CKPTD_TRY(probe::measure_copies(*device, memory->bytes(), limits, may_go_on));
     peaks.push_back(peak_of("copy", device->identity().uuid, rate));
   }
   const auto rate = CKPTD_TRY(probe::measure_hash(memory->bytes(), limits, may_go_on));
   peaks.push_back(peak_of("hash", "", rate));
+  memory.reset();
+  for (std::size_t i = 0; devices.size() > 1 && i < devices.size(); ++i) {
+    auto peers = devices;  // the others, beginning with its neighbour
+    std::ranges::rotate(peers, peers.begin() + static_cast<std::ptrdiff_t>(i));
+    const auto spread = CKPTD_TRY(probe::measure_spread(*peers[0], std::span(peers).subspan(1), limits, may_go_on));
+    peaks.push_back(peak_of("spread", peers[0]->identity().uuid, spread));
+  }
   return peaks;
 }
 
@@ -107,8 +122,10 @@ Result<std::string> Service::run_probe(jobs::Handle& job) {
 
 bool Service::knows_all_peaks() const {
   const auto known = peaks();
-  return known.hash && std::ranges::all_of(parts_.devices, [&](const auto* device) {
-           return known.copy.contains(device->identity().uuid) || device->lost();
+  const auto devices = working_devices();
+  return known.hash && std::ranges::all_of(devices, [&](const auto* device) {
+           const auto& uuid = device->identity().uuid;
+           return known.copy.contains(uuid) && (devices.size() < 2 || known.spread.contains(uuid));
          });
 }
 

@@ -201,6 +201,7 @@ class Service final : public Operations {
   Result<std::string> run_probe(jobs::Handle& job);
   Result<> check_nothing_moves() const;
   bool knows_all_peaks() const;
+  std::vector<device::Device*> working_devices() const;
   void probe_once_idle(std::stop_token stop);
 
   // verify.cpp: what engines hold, as they tell it themselves

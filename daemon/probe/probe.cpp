@@ -79,6 +79,35 @@ Result<Rate> measure_copies(device::Device& device, std::span<std::byte> from, c
   });
 }
 
+Result<Rate> measure_spread(device::Device& to, std::span<device::Device* const> peers, const Limits& limits,
+                            const MayGoOn& may_go_on) {
+  if (peers.empty())
+    return fail(ErrorKind::invalid_argument, "nothing can be copied to {} from other devices: there is none",
+                to.identity().uuid);
+  peers = peers.first(std::min(peers.size(), kMostPeers));
+  auto of_each = limits;
+  of_each.working /= static_cast<int>(peers.size());
+  const auto free = CKPTD_TRY(to.free_bytes());
+  auto bytes = CKPTD_TRY(affordable(limits.bytes, free, to.identity().uuid));
+  for (const auto* peer : peers) {
+    const auto free_there = CKPTD_TRY(peer->free_bytes());
+    bytes = CKPTD_TRY(affordable(bytes, free_there, peer->identity().uuid));
+  }
+  const auto arena = CKPTD_TRY(to.allocate(bytes));
+  Rate best{.bytes_per_second = 0, .bytes = bytes};
+  for (auto* peer : peers) {
+    const auto source = CKPTD_TRY(peer->allocate(bytes));
+    const auto stream = CKPTD_TRY(to.make_stream());  // destroyed before what it copies: it waits for its copies
+    const auto round = [&]() -> Result<> {
+      CKPTD_TRY(stream->copy(arena->range(), source->range()));
+      return stream->synchronize(Deadline::in(limits.deadline));
+    };
+    const auto rate = CKPTD_TRY(best_of(bytes, of_each, may_go_on, round));
+    best.bytes_per_second = std::max(best.bytes_per_second, rate.bytes_per_second);
+  }
+  return best;
+}
+
 Result<Rate> measure_hash(std::span<const std::byte> memory, const Limits& limits, const MayGoOn& may_go_on) {
   const auto piece = std::min<std::size_t>(weights::kDigestPieceBytes, memory.size());
   const auto pieces = memory.size() / piece;

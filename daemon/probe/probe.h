@@ -1,5 +1,6 @@
 // Measures what the machine can do at best, to compare updates and loads with: copies from host memory to a device, in
-// the way the pipeline makes them, and the hashing of one core.
+// the way the pipeline makes them, copies from one device to another as collective/local makes them, and the hashing of
+// one core.
 //
 // A probe has memory of its own and not the store's: a load that comes meanwhile must not be refused because the budget
 // is lent to a measurement. So it stays small: the bytes asked for, halved until they are at most an eighth of what
@@ -50,10 +51,16 @@ class HostMemory {
   std::span<std::byte> bytes_;
 };
 
+inline constexpr std::size_t kMostPeers = 7;  ///< the others of a node of eight
+
 /// Asked between rounds; an error ends the measurement with it.
 using MayGoOn = std::function<Result<>()>;
 
 Result<Rate> measure_copies(device::Device& device, std::span<std::byte> from, const Limits& limits,
+                            const MayGoOn& may_go_on);
+/// Copies into `to` from each of `peers` in turn, in a stream of `to`: the rate of the best. Of many only the first
+/// kMostPeers are tried, which share the working time. invalid_argument without a peer.
+Result<Rate> measure_spread(device::Device& to, std::span<device::Device* const> peers, const Limits& limits,
                             const MayGoOn& may_go_on);
 Result<Rate> measure_hash(std::span<const std::byte> memory, const Limits& limits, const MayGoOn& may_go_on);
 

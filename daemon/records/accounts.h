@@ -59,8 +59,9 @@ struct LoadAccount {
 
 /// The machine's own best, bytes a second.
 struct Peaks {
-  std::map<std::string, double> copy;  ///< by the device's uuid
-  std::optional<double> hash;          ///< one core
+  std::map<std::string, double> copy;         ///< by the device's uuid
+  std::optional<double> hash;                 ///< one core
+  std::map<std::string, double> spread = {};  ///< from another device, by the uuid of the one that receives
 };
 
 }  // namespace ckptd::records

@@ -69,13 +69,16 @@ LaneReport with_uploads(const PushAccount& account, std::size_t lane, bool owned
   return report;
 }
 
-api::StageFigure stage_of(const LaneReport& lane, const Kind& kind, const Peaks& peaks) {
+using OfDevices = std::map<std::string, double>;  ///< by uuid, bytes a second
+
+/// `peaks` of this stage; none is compared with.
+api::StageFigure stage_of(const LaneReport& lane, const Kind& kind, const OfDevices& peaks) {
   api::StageFigure stage{.name = kind.name, .seconds = busy_seconds(lane, kind.what)};
   for (const auto& span : lane.spans)
     if (span.what == kind.what) stage.bytes += span.bytes;
   if (stage.bytes > 0 && stage.seconds > 0) stage.bytes_per_second = static_cast<double>(stage.bytes) / stage.seconds;
-  const auto peak = peaks.copy.find(lane.device);
-  if (kind.what == What::upload && stage.bytes_per_second > 0 && peak != peaks.copy.end()) {
+  const auto peak = peaks.find(lane.device);
+  if (stage.bytes_per_second > 0 && peak != peaks.end()) {
     stage.peak_bytes_per_second = peak->second;
     stage.share_of_peak = stage.bytes_per_second / peak->second;
   }
@@ -96,9 +99,10 @@ api::LaneRecord lane_record(const PushAccount& account, std::size_t number, cons
   record.shares = shares_of(account, blames);
   const auto others = with_uploads(account, number, false);
   for (const auto& kind : kKinds) {
-    if (count_of(lane, kind.what) > 0) record.stages.push_back(stage_of(lane, kind, peaks));
+    if (count_of(lane, kind.what) > 0)
+      record.stages.push_back(stage_of(lane, kind, kind.what == What::upload ? peaks.copy : OfDevices()));
     if (kind.what == What::upload && count_of(others, What::upload) > 0)
-      record.stages.push_back(stage_of(others, {What::upload, "spread"}, {}));
+      record.stages.push_back(stage_of(others, {What::upload, "spread"}, peaks.spread));
   }
   return record;
 }

@@ -6,10 +6,14 @@
 namespace ckptd::records {
 namespace {
 
-/// A push that uploaded something to a device without a measured peak has nothing to be compared with.
+/// A push to a device without a measured peak has nothing to be compared with, nor has one that spread buckets without
+/// the peak of copies between devices.
 bool lacks_a_peak(const std::vector<PushAccount>& pushes, const Peaks& peaks) {
   return std::ranges::any_of(pushes, [&](const PushAccount& push) {
-    return std::ranges::any_of(push.lanes, [&](const auto& lane) { return !peaks.copy.contains(lane.device); });
+    const bool spread = push.lanes.size() > 1 && !push.owners.empty();
+    return std::ranges::any_of(push.lanes, [&](const auto& lane) {
+      return !peaks.copy.contains(lane.device) || (spread && !peaks.spread.contains(lane.device));
+    });
   });
 }
 

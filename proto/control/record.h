@@ -85,8 +85,8 @@ struct JobRecord {
 
 /// What the machine reached at best, for comparison.
 struct Peak {
-  std::string stage = {};   ///< copy (host memory to a device), hash (one core)
-  std::string device = {};  ///< of copy
+  std::string stage = {};   ///< copy (host memory to a device), spread (from another device), hash (one core)
+  std::string device = {};  ///< of copy and spread: the one that receives
   double bytes_per_second = 0;
   std::uint64_t bytes = 0;  ///< that one round moved
   std::string measured = {};     ///< RFC 3339, UTC

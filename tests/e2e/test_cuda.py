@@ -62,7 +62,10 @@ class Cuda(harness.Case):
 
     def test_broadcast_copies_between_gpus(self):
         daemon, engine, source = self.house({"push": {"fan_out": "broadcast"}})
+        peaks = daemon.must("probe")["result"]["peaks"]
+        self.assertEqual([peak["device"] for peak in peaks if peak["stage"] == "spread"], GPUS)
         self.update(daemon, engine, source)
+        self.end(daemon)
 
     def test_one_gpu_of_two_by_its_uuid(self):
         daemon, engine, source = self.house({"cuda": {"devices": GPUS[1:]}}, devices=GPUS[1:])

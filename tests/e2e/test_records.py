@@ -96,20 +96,24 @@ class Records(harness.Case):
         self.check_trace(daemon.must("job", "trace", second))
 
     def test_peaks_are_measured_and_survive_a_restart(self):
-        daemon, engine, _ = self.serving()
+        daemon, engine, _ = self.serving({"push": {"fan_out": "broadcast", "bucket": "512KiB"}})
         self.assertEqual(daemon.must("status")["peaks"], [])
         self.assertIn("no peak measured: ckptctl probe", daemon.must("update", "m@1")["record"]["notes"])
         probe = daemon.must("probe")
-        rates = {peak["device"]: peak["bytes_per_second"] for peak in probe["result"]["peaks"]}
-        self.assertEqual(sorted(rates), ["", "HOST-0", "HOST-1"])
+        rates = {(peak["stage"], peak["device"]): peak["bytes_per_second"] for peak in probe["result"]["peaks"]}
+        self.assertEqual(sorted(rates), [("copy", "HOST-0"), ("copy", "HOST-1"), ("hash", ""),
+                                         ("spread", "HOST-0"), ("spread", "HOST-1")])
         updated = daemon.must("update", "m@1")
         self.assertEqual(updated["record"]["notes"], [])
         for lane in updated["record"]["engines"][0]["lanes"]:
-            for stage in lane["stages"]:
-                self.assertEqual("share_of_peak" in stage, stage["name"] == "upload")
+            stages = {stage["name"]: stage for stage in lane["stages"]}
+            for name, stage in stages.items():
+                self.assertEqual("share_of_peak" in stage, name in ("upload", "spread"), name)
+            self.assertEqual(stages["spread"]["peak_bytes_per_second"], rates["spread", lane["device"]])
         daemon.terminate()
         daemon.start()
-        self.assertEqual({peak["device"]: peak["bytes_per_second"] for peak in daemon.must("status")["peaks"]}, rates)
+        self.assertEqual({(peak["stage"], peak["device"]): peak["bytes_per_second"]
+                          for peak in daemon.must("status")["peaks"]}, rates)
         daemon.terminate()
         with open(os.path.join(daemon.state_dir, "peaks.json"), "w", encoding="utf-8") as file:
             file.write("{ damaged")
@@ -118,7 +122,7 @@ class Records(harness.Case):
 
     def test_peaks_are_measured_once_by_itself(self):
         daemon = self.daemon({"probe": {"at_start": True}})
-        harness.wait_until("peaks to be measured", lambda: len(daemon.must("status")["peaks"]) == 3, 30)
+        harness.wait_until("peaks to be measured", lambda: len(daemon.must("status")["peaks"]) == 5, 30)
         self.assertEqual(daemon.http("GET", "/v1/jobs")[1]["jobs"], [])
 
 

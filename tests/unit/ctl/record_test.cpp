@@ -141,12 +141,16 @@ TEST_CASE("peaks are shown with their age") {
   view.now = api::parse_time("2030-01-03T00:00:00Z").value();
   CHECK(show_peak({"copy", "HOST-0", 9.1e9, 1, "2030-01-01T00:00:00Z"}, view) == "copies 9.10 GB/s at best (measured 2 d ago)");
   CHECK(holds(show_peak({"hash", "", 9.1e9, 1, "nonsense"}, view), "one core hashes 9.10 GB/s"));
+  const api::Peak spread{"spread", "HOST-0", 20.5e9, 1, "2030-01-01T00:00:00Z"};
+  CHECK(show_peak(spread, view) == "copies from another device 20.50 GB/s at best (measured 2 d ago)");
   api::Status status;
   CHECK(holds(show_status(status, view), "ckptctl probe"));
   status.devices = {{"HOST-0", "host", 1}};
   status.peaks = {{"copy", "HOST-0", 9.1e9, 1, "2030-01-01T00:00:00Z"}, {"hash", "", 8e9, 1, "2030-01-01T00:00:00Z"}};
   CHECK(holds(show_status(status, view), "HOST-0  host, 1 B free, copies 9.10 GB/s at best"));
   CHECK(holds(show_status(status, view), "one core hashes 8.00 GB/s"));
+  status.peaks.push_back(spread);
+  CHECK(holds(show_status(status, view), "(measured 2 d ago), copies from another device 20.50 GB/s at best"));
 }
 
 }  // namespace ckptd::ctl

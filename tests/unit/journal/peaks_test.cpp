@@ -29,6 +29,15 @@ TEST_CASE("peaks outlive the process, and a new measurement replaces the old one
   CHECK(all == std::vector<PeakRecord>{peak("copy", "GPU-\"</x>", 1e10), peak("copy", "HOST-1", 2e10), peak("hash", "", 9e9)});
 }
 
+TEST_CASE("copies from host memory and from another device are two things of one device") {
+  tests::Folder folder;
+  Peaks peaks(folder / "peaks.json");
+  REQUIRE(peaks.remember({peak("copy", "HOST-0", 1e10)}));
+  REQUIRE(peaks.remember({peak("spread", "HOST-0", 2e10)}));
+  CHECK(Peaks(folder / "peaks.json").all() ==
+        std::vector<PeakRecord>{peak("copy", "HOST-0", 1e10), peak("spread", "HOST-0", 2e10)});
+}
+
 TEST_CASE("a damaged file counts as none and is written anew") {
   tests::Folder folder;
   const auto good = peaks_to_json({peak("copy", "HOST-0", 1e10)});

@@ -1,8 +1,11 @@
 #include "daemon/probe/probe.h"
 
 #include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
 #include <fstream>
+#include <memory>
+#include <vector>
 
 #include "common/units.h"
 #include "daemon/device/host/host_device.h"
@@ -34,6 +37,15 @@ TEST_CASE("copies and hashing have rates") {
   REQUIRE(copies);
   CHECK(copies->bytes_per_second > 0);
   CHECK(copies->bytes == 8 * kMiB);
+  auto other = device::host::make_host_device(1), third = device::host::make_host_device(2);
+  const std::array peers{other.get(), third.get()};
+  auto spread = measure_spread(*device, peers, limits, kGoOn);
+  REQUIRE(spread);
+  CHECK(spread->bytes_per_second > 0);
+  CHECK(spread->bytes == 8 * kMiB);
+  auto alone = measure_spread(*device, {}, limits, kGoOn);
+  REQUIRE_FALSE(alone);
+  CHECK(alone.error().kind == ErrorKind::invalid_argument);
   auto hash = measure_hash((*memory)->bytes(), limits, kGoOn);
   REQUIRE(hash);
   CHECK(hash->bytes_per_second > 0);
@@ -55,6 +67,24 @@ TEST_CASE("a probe takes at most an eighth of what is free, and refuses when tha
   REQUIRE_FALSE(copies);
   CHECK(copies.error().kind == ErrorKind::no_space);
   CHECK(copies.error().sentence.find("HOST-0") != std::string::npos);
+
+  auto roomy = device::host::make_host_device(1);
+  const std::array peers{device.get()};
+  auto spread = measure_spread(*roomy, peers, {.bytes = 32 * kMiB, .working = 1ms}, kGoOn);
+  REQUIRE_FALSE(spread);
+  CHECK(spread.error().kind == ErrorKind::no_space);
+  CHECK(spread.error().sentence.find("HOST-0") != std::string::npos);
+}
+
+TEST_CASE("of many peers so many are tried, and each has two rounds at least") {
+  std::vector<std::unique_ptr<device::Device>> devices;
+  std::vector<device::Device*> peers;
+  for (int i = 1; i < 11; ++i) peers.push_back(devices.emplace_back(device::host::make_host_device(i)).get());
+  auto to = device::host::make_host_device(0);
+  std::size_t asked = 0;
+  const MayGoOn count = [&] { return ++asked, Result<>(); };
+  REQUIRE(measure_spread(*to, peers, {.bytes = 4 * kMiB, .working = 0ms}, count));
+  CHECK(asked == 2 * kMostPeers);
 }
 
 TEST_CASE("a measurement ends between two rounds when it may not go on") {
@@ -70,6 +100,11 @@ TEST_CASE("a measurement ends between two rounds when it may not go on") {
   auto copies = measure_copies(*device, (*memory)->bytes(), limits, twice);
   REQUIRE_FALSE(copies);
   CHECK(copies.error().kind == ErrorKind::busy);
+  CHECK(asked == 3);
+  asked = 0;
+  auto other = device::host::make_host_device(1);
+  const std::array peers{other.get()};
+  CHECK_FALSE(measure_spread(*device, peers, limits, twice));
   CHECK(asked == 3);
   asked = 0;
   CHECK_FALSE(measure_hash((*memory)->bytes(), limits, twice));
@@ -90,6 +125,10 @@ TEST_CASE("everything is given back") {
     REQUIRE(memory);
     CHECK(memfds() == before + 1);
     REQUIRE(measure_copies(*device, (*memory)->bytes(), limits, kGoOn));
+    CHECK(memfds() == before + 1);
+    auto other = device::host::make_host_device(1);
+    const std::array peers{other.get()};
+    REQUIRE(measure_spread(*device, peers, limits, kGoOn));
     CHECK(memfds() == before + 1);
   }
   CHECK(memfds() == before);

@@ -67,9 +67,18 @@ TEST_CASE("with a broadcast a lane's upload is of the buckets that it owns, and 
   CHECK(stage(first, "spread").bytes == 6'000'000);
   CHECK(stage(second, "upload").bytes == 6'000'000);
   CHECK(stage(second, "spread").bytes == 4'000'000);
-  // Through its own link alone; no peak of a spread is measured.
+  // Each through its own link alone.
   CHECK(*stage(first, "upload").share_of_peak == Approx(stage(first, "upload").bytes_per_second / 800e6));
-  CHECK_FALSE(stage(first, "spread").peak_bytes_per_second);
+  CHECK_FALSE(stage(first, "spread").peak_bytes_per_second);  // measured before such peaks were
+  CHECK(update_record(job(20), {account}, peaks).notes.size() == 1);
+
+  peaks.spread = {{"A", 3000e6}, {"B", 4000e6}};
+  const auto known = update_record(job(20), {account}, peaks);
+  CHECK(known.notes.empty());
+  const auto& spread = stage(known.engines.at(0).lanes.at(1), "spread");
+  CHECK(*spread.peak_bytes_per_second == Approx(4000e6));
+  CHECK(*spread.share_of_peak == Approx(spread.bytes_per_second / 4000e6));
+  CHECK(*stage(known.engines[0].lanes[1], "upload").peak_bytes_per_second == Approx(800e6));
 }
 
 TEST_CASE("without a peak the record says how to measure one") {
