@@ -39,12 +39,12 @@ class Repeated(harness.Case):
         self.assertEqual(len(engine.calls()), 1)
         self.assert_holds(engine, source)
 
-    def test_another_version_while_one_runs_is_a_conflict_that_names_the_job(self):
+    def test_another_version_while_one_runs_is_busy_and_names_the_job(self):
         daemon, engine, source, job = self.slow_update()
         daemon.load("m@2", self.second(source))
         status, answer = post_update(daemon, "m@2")
         self.assertEqual(status, 409)
-        self.assertEqual(answer["error"]["kind"], "conflict")
+        self.assertEqual(answer["error"]["kind"], "busy")
         self.assertEqual(answer["error"]["facts"]["job"], job)
         self.assertIn(job, answer["error"]["sentence"])
         self.assertEqual(daemon.wait_job(job)["state"], "succeeded")

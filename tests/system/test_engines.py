@@ -58,9 +58,6 @@ class Engines(machine.Machine):
     def type(self, start, seconds=60):
         return self.must(self.line(start), seconds)
 
-    def typed_as(self, start, change, seconds=60):
-        return self.must(change(self.line(start)), seconds)
-
     def configure(self, extra=""):
         self.write_config(extra)
         self.must(f"sed -i 's/^# .device.$/[device]/; s/^# host_devices = 1/host_devices = {len(DEVICES)}/' {CONFIG}")
@@ -79,13 +76,14 @@ class Engines(machine.Machine):
     def record(self, engine):
         return json.loads(self.must(f"ckptctl --json engine show {engine}"))
 
-    def add(self, engine):
+    def add(self, engine, number=0):
         """Host devices have no uuid that a server would find by itself: whose is whose is said here."""
-        self.typed_as(f"ckptctl engine add {engine}", lambda line: f"{line} --devices {DEVICES[engine]}")
+        line = self.line(f"ckptctl engine add {engine}", number)
+        self.must(line.replace("--devices GPU-...", "") + f" --devices {DEVICES[engine]}")
 
-    def by_hand(self, engine, start, number=0):
+    def by_hand(self, engine, start, number=0, added=0):
         unit = self.start_server(self.line(start, number))
-        self.add(engine)
+        self.add(engine, added)
         self.until(f"{engine} to serve", lambda: self.serves(engine))
         return unit
 
@@ -112,10 +110,17 @@ class Engines(machine.Machine):
         self.must(f"systemctl stop {unit}; ckptctl engine remove sglang-0")
 
     def test_03_vllm_by_hand(self):
-        native, extension = "VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW", "VLLM_SERVER_DEV_MODE=1 vllm"
-        for start in (native, extension):
-            unit = self.by_hand("vllm-0", start)
+        native, others, registered = "VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW", "VLLM_SERVER_DEV_MODE=1 vllm", 1
+        for start, number in ((native, 0), (others, 1)):
+            unit = self.by_hand("vllm-0", start, number, registered)
             self.must(f"systemctl stop {unit}; ckptctl engine remove vllm-0")
+        # By NCCL a GPU sends. Without one the operator is told so, and the server is not touched.
+        unit = self.start_server(self.line(others, 0))
+        self.add("vllm-0", 0)
+        self.until("an attempt", lambda: "NCCL" in self.record("vllm-0").get("last_error", ""))
+        record = self.record("vllm-0")
+        self.assertEqual((record["serving"], record["poisoned"]), ("", ""), record)
+        self.must(f"systemctl stop {unit}; ckptctl engine remove vllm-0")
 
     def test_04_lmdeploy_by_hand(self):
         unit = self.by_hand("lmdeploy-0", "lmdeploy serve")

@@ -161,8 +161,7 @@ class Soak:
             # Mostly all at once: each is to come to what its own fault makes of it, however many others are out of service.
             answer = self.world.daemon.ctl("update", *words, "--max-unavailable", str(max_unavailable))
             self._update_seconds = time.monotonic() - started
-            busy = answer.code == harness.EXIT["conflict"] and "out of service" not in answer.everything()
-            if not busy or time.monotonic() > deadline:
+            if answer.code != harness.EXIT["busy"] or time.monotonic() > deadline:
                 return answer
             time.sleep(0.2)
 
