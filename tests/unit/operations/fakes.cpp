@@ -32,7 +32,7 @@ class FakeSession final : public ranks::Session {
   }
   Result<> release() override { return step(true); }
   Result<> finish() override {
-    endpoints_.count_finished();
+    endpoints_.count_finished(open_.endpoint);
     return step(true);
   }
 
@@ -57,7 +57,7 @@ class FakeSession final : public ranks::Session {
 
   std::shared_ptr<ranks::Hold> hold() const override { return hold_; }
   void fail(const Error&) noexcept override {
-    ++endpoints_.failed;
+    endpoints_.count_failed(open_.endpoint);
     endpoints_.keep(open_);
   }
   void discard() noexcept override { ++endpoints_.discarded; }
@@ -88,6 +88,29 @@ Result<std::unique_ptr<ranks::Session>> FakeEndpoints::open(std::string engine, 
   ++opened;
   if (open_fails) return fail(ErrorKind::no_space, "no descriptor is left for the endpoint of {}", device);
   return std::make_unique<FakeSession>(*this, fmt::format("ipc:///fake/{}", opened.load()), std::move(engine), std::move(device));
+}
+
+void FakeEndpoints::count_finished(const std::string& endpoint) {
+  std::lock_guard lock(mutex_);
+  ++finished_;
+  ++ends_[endpoint].finished;
+}
+
+void FakeEndpoints::count_failed(const std::string& endpoint) {
+  std::lock_guard lock(mutex_);
+  ++failed;
+  ++ends_[endpoint].failed;
+}
+
+FakeEndpoints::Ends FakeEndpoints::ends_of(const std::map<std::string, std::string>& endpoints) const {
+  std::lock_guard lock(mutex_);
+  Ends sum;
+  for (const auto& [device, endpoint] : endpoints)
+    if (const auto at = ends_.find(endpoint); at != ends_.end()) {
+      sum.finished += at->second.finished;
+      sum.failed += at->second.failed;
+    }
+  return sum;
 }
 
 std::vector<ranks::OpenEndpoint> FakeEndpoints::in_custody() const {
@@ -134,10 +157,7 @@ Result<std::string> FakeEngine::call_update(const fleet::UpdateCall& call, std::
     std::lock_guard lock(behaviour_->mutex);
     behaviour_->last_call = call;
   }
-  auto answer = answer_when_ranks_end(call, std::move(stop));
-  failed_before_ = endpoints_.failed;
-  finished_before_ = endpoints_.finished();
-  return answer;
+  return answer_when_ranks_end(call, std::move(stop));
 }
 
 Result<std::string> FakeEngine::answer_when_ranks_end(const fleet::UpdateCall& call, std::stop_token stop) {
@@ -145,9 +165,10 @@ Result<std::string> FakeEngine::answer_when_ranks_end(const fleet::UpdateCall& c
   if (behaviour_->early_success) return "fine";
   const auto wanted = static_cast<int>(call.endpoints.size());
   while (!stop.stop_requested()) {
-    if (!behaviour_->never_answers && endpoints_.failed > failed_before_)
+    const auto ends = endpoints_.ends_of(call.endpoints);  // a lane of the call before may be ending still
+    if (!behaviour_->never_answers && ends.failed > 0)
       return fail(ErrorKind::peer_failed, "engine fake: its ranks raised");
-    if (!behaviour_->never_answers && endpoints_.finished() - finished_before_ >= wanted) {
+    if (!behaviour_->never_answers && ends.finished >= wanted) {
       behaviour_->set_label(call.weight_version);
       return "done";
     }

@@ -64,13 +64,21 @@ class FakeEndpoints final : public ranks::Endpoints {
   void close(const std::string& endpoint);
   void keep(ranks::OpenEndpoint open);
 
-  /// How often all sessions of an engine were finished: what the fake engine waits for.
+  /// How often sessions were finished, of all engines.
   int finished() const { return finished_; }
-  void count_finished() { ++finished_; }
+  void count_finished(const std::string& endpoint);
+  void count_failed(const std::string& endpoint);
+
+  /// How often the sessions of these endpoints were finished and failed: what the fake engine waits for.
+  struct Ends {
+    int finished = 0, failed = 0;
+  };
+  Ends ends_of(const std::map<std::string, std::string>& endpoints) const;
 
  private:
   std::atomic<int> finished_ = 0;
   mutable std::mutex mutex_;
+  std::map<std::string, Ends> ends_;  ///< by endpoint
   std::vector<ranks::OpenEndpoint> in_custody_;
   std::function<void(const std::string&)> callback_;
 };
@@ -135,10 +143,7 @@ class FakeEngine final : public fleet::Engine {
     void set_state(fleet::Observation::State to) { state = static_cast<int>(to); }
   };
   FakeEngine(std::shared_ptr<Behaviour> behaviour, FakeEndpoints& endpoints)
-      : behaviour_(std::move(behaviour)),
-        endpoints_(endpoints),
-        failed_before_(endpoints.failed),
-        finished_before_(endpoints.finished()) {}
+      : behaviour_(std::move(behaviour)), endpoints_(endpoints) {}
 
   std::optional<ProcessId> listener() const override;
   std::map<std::string, std::string> handles(const std::map<std::string, std::string>& endpoints) const override;
@@ -160,7 +165,6 @@ class FakeEngine final : public fleet::Engine {
 
   std::shared_ptr<Behaviour> behaviour_;
   FakeEndpoints& endpoints_;
-  int failed_before_, finished_before_;  ///< at its making and after each call: its ranks may be faster than its call
 };
 
 }  // namespace ckptd::tests
