@@ -16,7 +16,8 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 class Runner {
  public:
   Runner(Lane& lane, Together& together, collective::Member* member, LaneReport& report, Progress& progress,
-         std::unique_ptr<device::Stream> stream, Waker stream_waker, Waker stop_waker)
+         std::unique_ptr<device::Stream> stream, std::unique_ptr<device::Stream> own_stream, Waker stream_waker,
+         Waker stop_waker)
       : lane_(lane),
         all_(together),
         member_(member),
@@ -25,11 +26,15 @@ class Runner {
         buckets_(together.plan.buckets),
         stream_waker_(std::move(stream_waker)),
         stop_waker_(std::move(stop_waker)),
-        stream_(std::move(stream)) {}
+        stream_(std::move(stream)),
+        own_stream_(std::move(own_stream)) {}
 
   /// Everything that the loop needs, before the first bucket moves.
   Result<> prepare() {
-    for (auto& upload : uploads_) upload.done = CKPTD_TRY(lane_.device->make_event());
+    for (auto& upload : uploads_) {
+      upload.done = CKPTD_TRY(lane_.device->make_event());
+      if (member_) upload.filled = CKPTD_TRY(lane_.device->make_event());
+    }
     std::size_t most_tensors = 0;
     bucket_bytes_.reserve(buckets_.size());
     for (const auto& bucket : buckets_) {
@@ -65,6 +70,7 @@ class Runner {
 
   struct Upload {
     std::unique_ptr<device::Event> done;
+    std::unique_ptr<device::Event> filled;  ///< its owner's slot, with more than one lane
     Clock::time_point queued;
   };
   Upload& upload_of(std::uint32_t bucket) { return uploads_[bucket % kUploadsAhead]; }
@@ -142,8 +148,7 @@ class Runner {
     const auto& bucket = buckets_[number];
     const auto slot = lane_.arena->range().part(bucket.slot_offset, bucket.bytes);
     upload_of(number).queued = Clock::now();
-    if (!member_ || member_->index() == bucket.owner)
-      for (const auto& run : bucket.runs) CKPTD_TRY(of_upload(number, copy(slot, run)));
+    if (!member_ || member_->index() == bucket.owner) CKPTD_TRY(of_upload(number, fill(number, slot)));
     if (member_) CKPTD_TRY(spread(number, slot));
     CKPTD_TRY(of_upload(number, stream_->record(uploaded(number))));
     CKPTD_TRY(of_upload(number, stream_->wake_when_done(stream_waker_)));
@@ -162,13 +167,24 @@ class Runner {
                     peer ? fmt::format("its rank of pid {}", peer->pid) : "a rank that was not there yet")));
   }
 
-  Result<> copy(device::Range slot, const plan::CopyRun& run) {
+  /// With several lanes in a stream of its own: in the one that the spreads are in, it would wait for the upload of the
+  /// bucket before, which is on another device's link. The slot is free: what was in it was in the model, so the owner of
+  /// that bucket had been told that all others had it.
+  Result<> fill(std::uint32_t number, device::Range slot) {
+    device::Stream& stream = own_stream_ ? *own_stream_ : *stream_;
+    for (const auto& run : buckets_[number].runs) CKPTD_TRY(copy(stream, slot, run));
+    if (!own_stream_) return {};
+    CKPTD_TRY(stream.record(*upload_of(number).filled));
+    return stream_->wait(*upload_of(number).filled);
+  }
+
+  Result<> copy(device::Stream& stream, device::Range slot, const plan::CopyRun& run) {
     const auto bytes = all_.resting(run.resting_offset, run.bytes);
     if (bytes.size() != run.bytes)
       return fail(ErrorKind::internal, "copy run at {} of {} bytes does not lie together", run.resting_offset,
                   run.bytes);
     progress_.uploaded_bytes += run.bytes;
-    return stream_->copy_from_host(slot.part(run.bucket_offset, run.bytes), bytes.data());
+    return stream.copy_from_host(slot.part(run.bucket_offset, run.bytes), bytes.data());
   }
 
   /// Somebody else's rank may take its whole reload deadline before its lane comes to this bucket: then that lane's own
@@ -238,8 +254,9 @@ class Runner {
   std::array<Upload, kUploadsAhead> uploads_;
   std::vector<ranks::TensorView> views_;
   Waker stream_waker_, stop_waker_;
-  // Destroyed before what queued work uses: its destructor waits for that work.
+  // Destroyed before what queued work uses: their destructors wait for that work.
   std::unique_ptr<device::Stream> stream_;
+  std::unique_ptr<device::Stream> own_stream_;  ///< of what this lane uploads for others too; null without others
 
   // Buckets [0, reloaded_) are in the model, reloaded_ == announced_ or one less, [announced_, queued_) are on the way
   // into their slots.
@@ -255,10 +272,12 @@ class Runner {
 Result<> run_session(Lane& lane, Together& together, collective::Member* member, LaneReport& report,
                      Progress& progress) {
   auto stream = CKPTD_TRY(lane.device->make_stream());
+  std::unique_ptr<device::Stream> own_stream;
+  if (member != nullptr) own_stream = CKPTD_TRY(lane.device->make_stream());
   auto stream_waker = CKPTD_TRY(Waker::create());
   auto stop_waker = CKPTD_TRY(Waker::create());
-  Runner runner(lane, together, member, report, progress, std::move(stream), std::move(stream_waker),
-                std::move(stop_waker));
+  Runner runner(lane, together, member, report, progress, std::move(stream), std::move(own_stream),
+                std::move(stream_waker), std::move(stop_waker));
   CKPTD_TRY(runner.prepare());
   auto outcome = runner.run();
   runner.wind_up();
