@@ -37,12 +37,12 @@ class Fault:
 
 
 def rank(kind, seconds=None, session=0):
-    """A fault of one rank, in its first session or a later one. `seconds` is a number, or (name of a deadline, what goes
-    beyond it)."""
+    """A fault of one rank, in its first session or a later one. `seconds` is a number, or (name of a deadline, .., what goes
+    beyond them)."""
     def before(member, roll, times):
         length = seconds or 0
         if isinstance(seconds, tuple):
-            length = times[seconds[0]] + seconds[1]
+            length = sum(times[name] for name in seconds[:-1]) + seconds[-1]
         member.engine.fault(roll.device, kind, roll.bucket, length, session)
     return before
 
@@ -80,7 +80,8 @@ TABLE = (
     Fault("opening fails", FAILS, 3, rank("fail_open"), families=SESSIONS),
     Fault("the post hook fails", FAILS, 3, rank("fail_post_hook"), families=SESSIONS),
     Fault("a rank stalls", FAILS, 2, rank("stall", ("reload", 2))),
-    Fault("the post hook is too slow", FAILS, 2, rank("slow_post_hook", ("finish", 5)), families=SESSIONS),
+    # The oldest worker finishes with its answer to the release, and has the time of both.
+    Fault("the post hook is too slow", FAILS, 2, rank("slow_post_hook", ("release", "finish", 2)), families=SESSIONS),
     Fault("connects too late", FAILS, 2, rank("connect_late", ("connect", 2)), families=SESSIONS),
     Fault("two on one endpoint", FAILS, 1, rank("connect_twice", 1), families=("sglang", "draft")),
     # the session of a draft model, after the target's has ended well
