@@ -14,6 +14,7 @@ What a host has to offer, and what was found out about it:
 Commands run through nsenter and not machinectl or systemd-run --machine, which need the host's systemd and D-Bus.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -176,7 +177,12 @@ class Container:
 
     def close(self):
         if self.process and self.process.poll() is None:
-            self.process.kill()  # the container's PID 1 dies with it, and everything else with that
+            leader = self._leader()
+            self.process.kill()
+            # The container's PID 1 mostly dies with it, but not always; everything else dies with that one.
+            if leader:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(leader), signal.SIGKILL)
             self.process.wait(30)
         for attempt in range(50):
             shutil.rmtree(self.tree, ignore_errors=True)
