@@ -6,32 +6,28 @@ meet, and what becomes of one whose peer has gone, is the fake's: of NVIDIA's li
 """
 
 import os
-import shlex
-import sys
 import time
 
 import harness
+import own_transfer
 from harness import EXIT, checkpoints
 
 LIBRARIES = os.path.join(os.path.dirname(harness.BIN_DIR), "tests")
 CUDA = os.environ.get("CKPTD_FAKE_CUDA") or os.path.join(LIBRARIES, "libfake_cuda.so")
 NCCL = os.environ.get("CKPTD_FAKE_NCCL") or os.path.join(LIBRARIES, "libfake_nccl.so")
 GPUS = [f"GPU-fa4ec0da-0000-0000-0000-00000000000{number}" for number in range(2)]
-RANK = os.path.join(harness.SUPPORT, "transfer_rank.py")
 WORKERS = ("W-0", "W-1", "W-2")
 WAITS = "waits in NCCL for a rank that has gone"
 
 
-class VllmNccl(harness.Case):
+class VllmNccl(own_transfer.OwnTransfer):
     def tearDown(self):
         for part in self._parts:
             self.assertNotIn("fake_cuda: complaint", part.log(), "what a driver would have punished")
             self.assertNotIn("fake NCCL:", part.log(), "what NCCL would have punished")
 
     def server(self, *arguments, rank=(), workers=WORKERS):
-        command = shlex.join([sys.executable, RANK, "--backend", "nccl", *rank])
-        return self.engine(kind="vllm", devices=workers, rank_commands=[command],
-                           arguments=("--weight-transfer", "nccl", "--no-extension", *arguments))
+        return self.start_server(workers, ("--weight-transfer", "nccl", *arguments), ("--backend", "nccl", *rank))
 
     def ready(self, engine, devices=tuple(GPUS[:1]), config=None, environment=None, **fields):
         sections = {"device": {"kind": "cuda"}, "cuda": {"library": CUDA}, "nccl": {"library": NCCL}, "store": {"segment": "1MiB"}}
@@ -39,24 +35,7 @@ class VllmNccl(harness.Case):
             sections.setdefault(section, {}).update(values)
         daemon = self.daemon(sections, environment={"CKPTD_FAKE_NCCL_CUDA": CUDA, "CKPTD_FAKE_NCCL_NETWORK": "1",
                                                     **(environment or {})})
-        status, answer = daemon.http("PUT", "/v1/engines/e", {"kind": "vllm", "endpoint": engine.endpoint, "checkpoint": "m",
-                                                              "devices": list(devices), "follow": False, "on_failure": "hold",
-                                                              **fields})
-        self.assertEqual(status, 200, answer)
-        source = self.llama(megabytes=3)
-        daemon.load("m@1", source)
-        return daemon, source
-
-    def check_update(self, daemon, engine, source, version):
-        job = daemon.must("update", version, "--bucket-size", "256KiB")
-        self.assertEqual(job["state"], "succeeded")
-        (report,) = job["result"]["engines"]
-        self.assertGreater(report["buckets"], 2)
-        self.assert_holds(engine, source)
-        self.assertEqual(daemon.engine("e")["serving"], version)
-        for state in engine.rank_states().values():
-            self.assertEqual((state["open"], state["taken_apart"]), ("", False))
-        return report
+        return daemon, self.register(daemon, engine, devices=list(devices), follow=False, on_failure="hold", **fields)
 
     def check_fails(self, daemon, *sentences):
         answer = daemon.ctl("update", "m@1", "--bucket-size", "256KiB")

@@ -4,43 +4,20 @@ The workers take the place of vLLM's (tests/support/transfer_rank.py says by wha
 order, the bytes and what an operator sees; not that a GPU opens the handle.
 """
 
-import os
-import shlex
-import sys
-
 import harness
+import own_transfer
 from harness import checkpoints
 
-RANK = os.path.join(harness.SUPPORT, "transfer_rank.py")
 START = ("--weight-transfer", "ipc", "--insecure-serialization")
 
 
-class VllmTransfer(harness.Case):
+class VllmTransfer(own_transfer.OwnTransfer):
     def server(self, *arguments, rank=(), devices=("HOST-0", "HOST-1"), start=START):
-        command = shlex.join([sys.executable, RANK, *rank])
-        return self.engine(kind="vllm", devices=devices, rank_commands=[command],
-                           arguments=(*start, "--no-extension", *arguments))
+        return self.start_server(devices, (*start, *arguments), rank)
 
     def ready(self, engine, config=None, **fields):
         daemon = self.daemon(config) if config else self.daemon()
-        status, answer = daemon.http("PUT", "/v1/engines/e", {"kind": "vllm", "endpoint": engine.endpoint,
-                                                              "checkpoint": "m", **fields})
-        self.assertEqual(status, 200, answer)
-        source = self.llama(megabytes=3)
-        daemon.load("m@1", source)
-        return daemon, source
-
-    def check_update(self, daemon, engine, source, version):
-        job = daemon.must("update", version, "--bucket-size", "256KiB")
-        self.assertEqual(job["state"], "succeeded")
-        (report,) = job["result"]["engines"]
-        self.assertGreater(report["buckets"], 2)
-        for device, answer in engine.post("/standin/compare", checkpoint=source).items():
-            self.assertTrue(answer.get("equal"), f"{device}: {answer}")
-        self.assertEqual(daemon.engine("e")["serving"], version)
-        for state in engine.rank_states().values():
-            self.assertEqual((state["open"], state["taken_apart"]), ("", False))
-        return report
+        return daemon, self.register(daemon, engine, **fields)
 
     def test_every_worker_holds_every_byte_of_every_version(self):
         engine = self.server()

@@ -5,26 +5,18 @@
 #include <thread>
 
 #include "tests/unit/operations/house.h"
+#include "tests/unit/operations/soon.h"
 
 using namespace ckptd;
 using namespace ckptd::operations;
 using tests::House;
+using tests::soon;
 using Seen = fleet::Observation::State;
 using namespace std::chrono_literals;
 
 namespace {
 
 bool says(const std::string& text, std::string_view word) { return text.find(word) != std::string::npos; }
-
-template <class Predicate>
-bool soon(Predicate holds, std::chrono::milliseconds patience = 10s) {
-  const auto deadline = Deadline::in(patience);
-  while (!holds()) {
-    if (deadline.passed()) return false;
-    std::this_thread::sleep_for(2ms);
-  }
-  return true;
-}
 
 api::Engine engine(const House& house, const std::string& name = "e") {
   auto shown = house.operations->engine(name);

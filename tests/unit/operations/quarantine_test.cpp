@@ -4,11 +4,13 @@
 #include <thread>
 
 #include "tests/unit/operations/house.h"
+#include "tests/unit/operations/soon.h"
 
 using namespace ckptd;
 using tests::CudaLikeDevice;
 using tests::FakeHold;
 using tests::House;
+using tests::soon;
 using namespace std::chrono_literals;
 
 namespace {
@@ -39,13 +41,6 @@ struct Gpus : House {
       count += device.allocated - device.freed;
     }
     return count;
-  }
-
-  template <class Condition>
-  static bool soon(Condition condition) {
-    const auto deadline = Deadline::in(10s);
-    while (!condition() && !deadline.passed()) std::this_thread::sleep_for(1ms);
-    return condition();
   }
 };
 
@@ -102,8 +97,8 @@ TEST_CASE("a missing receipt is a warning of an update that succeeded, and a qua
   CHECK(gpus.device(1).quarantine.size() == 2);
 
   gpus.all_let_go();
-  CHECK(Gpus::soon([&] { return gpus.device(1).quarantined_bytes == 0 && gpus.device(1).kept_arena_bytes > 0; }));
-  CHECK(Gpus::soon([&] { return gpus.held() == 2; }));  // one arena a device is kept
+  CHECK(soon([&] { return gpus.device(1).quarantined_bytes == 0 && gpus.device(1).kept_arena_bytes > 0; }));
+  CHECK(soon([&] { return gpus.held() == 2; }));  // one arena a device is kept
 }
 
 TEST_CASE("success is written down before receipts are waited for: a daemon that dies then leaves a well engine") {
@@ -113,7 +108,7 @@ TEST_CASE("success is written down before receipts are waited for: a daemon that
   gpus.load_or_die("1", 1);
   const auto job = gpus.operations->update(House::to("1"));
   REQUIRE(job);
-  REQUIRE(Gpus::soon([&] { return gpus.hold("HOST-0").looks > 0; }));
+  REQUIRE(soon([&] { return gpus.hold("HOST-0").looks > 0; }));
   CHECK(gpus.operations->job(job->id)->state == "running");
   // What a successor finds.
   const auto written = gpus.journal->contents();
@@ -157,9 +152,9 @@ TEST_CASE("after an update that failed arenas are freed only when nobody maps th
   REQUIRE(job.state == "failed");
   CHECK(gpus.device(1).quarantined_bytes > 0);
   CHECK(gpus.device(1).kept_arena_bytes == 0);
-  CHECK(Gpus::soon([&] { return gpus.held() == 1; }));
+  CHECK(soon([&] { return gpus.held() == 1; }));
   gpus.all_let_go();
-  CHECK(Gpus::soon([&] { return gpus.held() == 0; }));
+  CHECK(soon([&] { return gpus.held() == 0; }));
   CHECK(gpus.device(1).quarantined_bytes == 0);
 }
 

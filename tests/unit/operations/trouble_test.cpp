@@ -6,10 +6,12 @@
 #include <thread>
 
 #include "tests/unit/operations/house.h"
+#include "tests/unit/operations/soon.h"
 
 using namespace ckptd;
 using namespace ckptd::operations;
 using tests::House;
+using tests::soon;
 using namespace std::chrono_literals;
 
 namespace {
@@ -17,16 +19,6 @@ namespace {
 bool says(const std::string& text, std::string_view word) {
   INFO(text);
   return text.find(word) != std::string::npos;
-}
-
-template <class Predicate>
-bool soon(Predicate holds, std::chrono::milliseconds patience = 10s) {
-  const auto deadline = Deadline::in(patience);
-  while (!holds()) {
-    if (deadline.passed()) return false;
-    std::this_thread::sleep_for(2ms);
-  }
-  return true;
 }
 
 fleet::Description tells(const std::string& quantization, unsigned draft_models = 0) {
