@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/units.h"
+#include "common/utf8.h"
 #include "proto/control/api.h"
 #include "proto/control/json_reader.h"
 
@@ -11,6 +12,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uint64_t kMostSessions = 64;
+constexpr std::size_t kMostLabelBytes = 200;
 
 void refuse_empty(ObjectReader& reader, std::string_view name, const std::string& value) {
   if (value.empty()) reader.complain_about(name, "must not be empty");
@@ -130,6 +132,10 @@ Result<UpdateRequest> parse_update_request(std::string_view body) {
   split_version_off(reader, request, version.has_value());
   refuse_empty(reader, "checkpoint", request.name);
   refuse_empty(reader, "engines", request.engines);
+  // It goes into the journal, into logs and to every engine.
+  if (shown(request.weight_version, kMostLabelBytes) != request.weight_version)
+    reader.complain_about("weight_version", fmt::format("is a text of at most {} bytes without control characters",
+                                                        kMostLabelBytes));
   if (request.bucket_bytes == 0) reader.complain_about("bucket_bytes", "must be more than 0");
   if (request.bucket_bytes > std::uint64_t{1} << 62)
     reader.complain_about("bucket_bytes", "is more than any machine has");

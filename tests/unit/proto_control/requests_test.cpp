@@ -129,6 +129,8 @@ TEST_CASE("a wrong update request is refused and the member named") {
       {R"({"checkpoint":"n@1","bucket_bytes":NaN})", "not JSON"},
       {R"({"checkpoint":"n@1","trigger":"me"})", "trigger"},
       {R"({"checkpoint":"n@1","sessions":2})", "sessions"},
+      {R"({"checkpoint":"n@1","weight_version":"a\nb"})", "weight_version"},
+      {R"({"checkpoint":"n@1","weight_version":")" + std::string(201, 'x') + R"("})", "weight_version"},
       {R"({"checkpoint":"n@1","trigger":"external","sessions":0})", "sessions"},
       {R"({"checkpoint":"n@1","trigger":"external","sessions":65})", "sessions"},
       {R"({"checkpoint":"n@1","trigger":"external","flush_cache":true})", "flush_cache"},
