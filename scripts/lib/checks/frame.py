@@ -23,6 +23,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 # From the request to end to the kill: ckptd and the ranks have clean-ups of their own.
 GRACE_SECONDS = 10.0
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Skip(Exception):
@@ -68,7 +69,31 @@ def first_line(error):
 
 
 def _child(check, context, pipe, log_path):
-    """Runs the check in the process that was forked for it; never returns."""
+    """Runs the check in the process that was forked for it, with the signals blocked; never returns: what the parent
+    cleans up on its way out is the parent's."""
+    try:
+        _run(check, context, pipe, log_path)
+    finally:
+        os._exit(0)
+
+
+def _outcome_of(check, context, log_path):
+    try:
+        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    except OSError as error:
+        return Outcome(FAILED, f"it has no log: {error}")
+    for target in (1, 2):
+        os.dup2(log, target)
+    try:
+        return check.run(context)
+    except Skip as why:
+        return Outcome(SKIPPED, str(why))
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome(FAILED, first_line(error))
+
+
+def _run(check, context, pipe, log_path):
     global _progress
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _progress = pipe
@@ -77,23 +102,16 @@ def _child(check, context, pipe, log_path):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit("the deadline has passed")  # through every clean-up on the way
 
-    signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells us
+    signal.signal(signal.SIGTERM, leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     try:
-        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        for target in (1, 2):
-            os.dup2(log, target)
-        try:
-            outcome = check.run(context)
-        except Skip as why:
-            outcome = Outcome(SKIPPED, str(why))
-        except Exception as error:
-            traceback.print_exc()
-            outcome = Outcome(FAILED, first_line(error))
+        outcome = _outcome_of(check, context, log_path)
+        # With the outcome the parent asks for the end at once: nothing may be cut short, or escape, by it any more.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.write(pipe, (json.dumps({"outcome": dataclasses.asdict(outcome)}) + "\n").encode())
     finally:
         sys.stderr.flush()
-        os._exit(0)
 
 
 def children_of(pid):
@@ -162,10 +180,13 @@ def run_check(check, context, log_path, grace=GRACE_SECONDS):
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    # Until the child has its own handlers, it would answer a signal with the parent's, which clean up everything.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     pid = os.fork()
     if pid == 0:
         os.close(reading)
         _child(check, context, writing, log_path)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     os.close(writing)
     reader, outcome, last_step, late = _Reader(reading), None, "its start", False
     deadline = started + check.seconds

@@ -79,6 +79,17 @@ class Frame(unittest.TestCase):
         self.assertIn("the end", results["dies"]["sentence"])
         self.assertEqual((results["good"]["status"], status), ("passed", 1))
 
+    def test_a_check_that_is_asked_to_end_while_it_leaves_cleans_up_nothing_of_the_parents(self):
+        results, status = self.run_toys("asked_while_leaving", "good")
+        self.assertEqual((results["asked_while_leaving"]["status"], results["good"]["status"]), ("passed", "passed"))
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "escaped.pid")), "it went on as its parent")
+
+    def test_what_cannot_even_be_logged_says_so(self):
+        os.mkdir(os.path.join(self.folder, "good.log"))
+        results, status = self.run_toys("good")
+        self.assertEqual((results["good"]["status"], status), ("failed", 1))
+        self.assertIn("good.log", results["good"]["sentence"])
+
     def test_nothing_stays_behind_and_nobody_else_is_touched(self):
         bystander = subprocess.Popen(["sleep", "100"])
         try:
