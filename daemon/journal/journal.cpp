@@ -69,7 +69,12 @@ struct Journal::Impl {
     std::scoped_lock lock(mutex);
     return contents;
   }
-  Result<> change(const std::function<void(Contents&)>& change);
+  /// What was made of a copy, as it will be read again, and its text.
+  Result<std::pair<Contents, std::string>> changed(const std::function<void(Contents&)>& change) const;
+  void take(Contents next) {
+    std::scoped_lock lock(mutex);
+    contents = std::move(next);
+  }
 };
 
 Journal::Journal() : impl_(std::make_unique<Impl>()) {}
@@ -93,22 +98,38 @@ Contents Journal::contents() const {
 }
 
 Result<> Journal::change(const std::function<void(Contents&)>& change) {
-  CKPTD_TRY(impl_->change(change));
+  {
+    std::scoped_lock one_at_a_time(impl_->writing);
+    auto [next, text] = CKPTD_TRY(impl_->changed(change));
+    CKPTD_TRY(write_file_atomically(impl_->file, text));
+    impl_->take(std::move(next));
+  }
   impl_->listeners.tell();
   return {};
 }
 
+Result<> Journal::note(const std::function<void(Contents&)>& change) {
+  Result<> written;
+  {
+    std::scoped_lock one_at_a_time(impl_->writing);
+    auto [next, text] = CKPTD_TRY(impl_->changed(change));
+    written = write_file_atomically(impl_->file, text);
+    impl_->take(std::move(next));
+  }
+  impl_->listeners.tell();
+  return written;
+}
+
 Subscription Journal::on_change(std::function<void()> listener) { return impl_->listeners.add(std::move(listener)); }
 
-Result<> Journal::Impl::change(const std::function<void(Contents&)>& change) {
-  std::scoped_lock one_at_a_time(writing);
+Result<std::pair<Contents, std::string>> Journal::Impl::changed(const std::function<void(Contents&)>& change) const {
   auto next = copy();
   try {
     change(next);
   } catch (const std::exception& error) {
     return fail(ErrorKind::internal, "a change of {} ended with an exception: {}", file.string(), error.what());
   }
-  const auto text = to_json(next);
+  auto text = to_json(next);
   if (text.size() > kStateLimitBytes)
     return fail(ErrorKind::no_space, "{} would grow to {}, and {} is its limit; remove engines that are gone",
                 file.string(), show_bytes(text.size()), show_bytes(kStateLimitBytes));
@@ -117,10 +138,7 @@ Result<> Journal::Impl::change(const std::function<void(Contents&)>& change) {
   if (!as_read)
     return fail(ErrorKind::internal, "a change of {} makes what cannot be read back: {}", file.string(),
                 as_read.error().sentence);
-  CKPTD_TRY(write_file_atomically(file, text));
-  std::scoped_lock lock(mutex);
-  contents = std::move(*as_read);
-  return {};
+  return std::pair{*std::move(as_read), std::move(text)};
 }
 
 }  // namespace ckptd::journal

@@ -102,7 +102,11 @@ class Journal {
   /// name.
   Result<> change(const std::function<void(Contents&)>& change);
 
-  /// Told, without any lock held, after every change that was written.
+  /// As change(), of what has happened already and is true whether the disk takes it or not: when it cannot be written, the
+  /// contents have changed all the same, and the next change writes it with its own. Returns what was wrong with the disk.
+  Result<> note(const std::function<void(Contents&)>& change);
+
+  /// Told, without any lock held, after every change of the contents.
   [[nodiscard]] Subscription on_change(std::function<void()> listener);
 
  private:

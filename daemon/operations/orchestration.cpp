@@ -127,7 +127,7 @@ std::vector<std::string> Service::pause_notes() const {
 }
 
 void Service::write_held(const std::string& engine) {
-  auto written = parts_.journal.change([&](journal::Contents& contents) {
+  auto written = parts_.journal.note([&](journal::Contents& contents) {
     for (auto& each : contents.engines)
       if (each.name == engine) each.held = true;
   });
@@ -156,7 +156,7 @@ Result<> Service::try_resume(const std::string& engine) {
   auto server = CKPTD_TRY(parts_.make_engine(record));
   if (auto resumed = server->resume(options()->ping_timeout); !resumed)
     return std::unexpected(resumed.error().within(fmt::format("engine {} could not be resumed", engine)));
-  CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
+  CKPTD_TRY(parts_.journal.note([&](journal::Contents& contents) {
     for (auto& each : contents.engines)
       if (each.name == engine) each.paused.clear();
   }));

@@ -47,7 +47,7 @@ Result<> Service::write_touched(const EnginePush& push, const std::string& job) 
 }
 
 Result<> Service::write_success(const EnginePush& push, const std::string& job, const fleet::Mark& mark) {
-  auto written = parts_.journal.change([&](journal::Contents& contents) {
+  auto written = parts_.journal.note([&](journal::Contents& contents) {
     close_update(contents, job, push.engine, {});
     if (auto* engine = find_engine(contents, push.engine)) give(*engine, push.record, mark);
   });
@@ -64,12 +64,12 @@ void Service::write_failure(const EnginePush& push, const std::string& job, cons
   else
     spdlog::warn("{}: {} was not touched. {}", job, push.engine, error.sentence);
   const auto in_custody = parts_.endpoints.in_custody();
-  auto written = parts_.journal.change([&](journal::Contents& contents) {
+  auto written = parts_.journal.note([&](journal::Contents& contents) {
     close_update(contents, job, push.engine, in_custody);
     if (auto* engine = find_engine(contents, push.engine); engine && touched)
       engine->poisoned = fmt::format("{} to {} did not finish: {}", job, push.record.id, error.sentence);
   });
-  // The open update stays in the journal then, and a successor marks the engine from it.
+  // On the disk the update stays open then, and a successor marks the engine from it.
   if (!written) spdlog::error("{}: the failed update of {} could not be recorded: {}", job, push.engine,
                               written.error().sentence);
 }
@@ -82,7 +82,7 @@ void Service::recover() {
   for (const auto& session : before.in_custody) open.push_back({session.endpoint, "", session.device});
 
   parts_.endpoints.on_closed([this](const std::string& endpoint) {
-    auto written = parts_.journal.change([&](journal::Contents& contents) {
+    auto written = parts_.journal.note([&](journal::Contents& contents) {
       std::erase_if(contents.in_custody, [&](const auto& session) { return session.endpoint == endpoint; });
     });
     if (!written) spdlog::warn("{} is closed, but that could not be recorded: {}", endpoint, written.error().sentence);
@@ -92,7 +92,7 @@ void Service::recover() {
                                      "ckptd ended in the middle of this update and was started again; the update is "
                                      "void, the engine may hold a mixture of versions"});
   const auto in_custody = parts_.endpoints.in_custody();
-  auto written = parts_.journal.change([&](journal::Contents& contents) {
+  auto written = parts_.journal.note([&](journal::Contents& contents) {
     const auto updates = contents.updates;
     for (const auto& update : updates) {
       close_update(contents, update.job, update.engine, in_custody);

@@ -80,13 +80,14 @@ Result<> Standstill::end() {
 }
 
 Result<> Standstill::write(std::string mode, const fleet::Observation* of) {
-  auto written = journal_.change([&](journal::Contents& contents) {
+  const auto change = [&](journal::Contents& contents) {
     const auto at = std::ranges::find(contents.engines, push_.engine, &journal::EngineRecord::name);
     if (at == contents.engines.end()) return;
     if (of) meet(*at, *of);
     at->paused = mode;
-  });
-  if (!written)
+  };
+  // A pause is written down before it begins, its end when it has ended.
+  if (const auto written = mode.empty() ? journal_.note(change) : journal_.change(change); !written)
     return std::unexpected(written.error().within(
         fmt::format("engine {} {}", push_.engine,
                     mode.empty() ? "goes on, but that could not be recorded"

@@ -193,6 +193,31 @@ TEST_CASE("a change that cannot be written leaves all as it was") {
   CHECK((*journal)->contents() == Contents{});
 }
 
+TEST_CASE("what has happened holds although it cannot be written, and is written with the next change") {
+  Folder folder;
+  {
+    auto journal = Journal::open(folder);
+    REQUIRE(journal);
+    REQUIRE((*journal)->change(set_to(full_contents())));
+    auto told = 0;
+    const auto listener = (*journal)->on_change([&] { ++told; });
+    fs::create_directory(folder / "state.json.new");
+    auto unwritten = (*journal)->note([](Contents& contents) { contents.engines.front().poisoned = "half of it"; });
+    REQUIRE_FALSE(unwritten);
+    CHECK(contains(unwritten.error().sentence, "state.json.new"));
+    CHECK((*journal)->contents().engines.front().poisoned == "half of it");
+    CHECK(told == 1);
+    CHECK_FALSE((*journal)->note([](Contents&) { throw std::runtime_error("no"); }));
+    CHECK(told == 1);
+    fs::remove(folder / "state.json.new");
+    REQUIRE((*journal)->change([](Contents& contents) { contents.drained = true; }));
+  }
+  auto again = Journal::open(folder);
+  REQUIRE(again);
+  CHECK((*again)->contents().engines.front().poisoned == "half of it");
+  CHECK((*again)->contents().drained);
+}
+
 TEST_CASE("a disk that fills up in the middle of a write costs nothing but the change") {
   Folder folder;
   {

@@ -28,6 +28,7 @@ class FakeSession final : public ranks::Session {
   Result<> reload(std::span<const ranks::TensorView>, std::uint32_t) override {
     raises_ = endpoints_.fail_reload_on.get() == open_.device && endpoints_.fail_reloads != 0;
     if (raises_ && endpoints_.fail_reloads > 0) --endpoints_.fail_reloads;
+    if (raises_ && endpoints_.on_raise) endpoints_.on_raise();
     return step(true);
   }
   Result<> release() override { return step(true); }

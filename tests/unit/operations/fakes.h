@@ -43,6 +43,7 @@ class FakeEndpoints final : public ranks::Endpoints {
  public:
   std::atomic<int> fail_reloads = -1;    ///< how many sessions on that device raise; -1: all
   SharedText fail_reload_on;            ///< device whose rank raises in its first bucket
+  std::function<void()> on_raise;       ///< called as one does; set while nothing runs
   std::atomic<bool> connect = true;      ///< false: nobody comes
   std::atomic<int> returns = 0;          ///< how often each rank comes back after its first session
   std::atomic<bool> open_fails = false;  ///< no endpoint can be bound

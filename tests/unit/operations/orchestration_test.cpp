@@ -114,6 +114,29 @@ TEST_CASE("an engine that stays a mixture stays paused, until an update heals it
   CHECK(house.behaviour->resumes == 2);
 }
 
+TEST_CASE("a mixture that cannot be written down is one all the same") {
+  const std::string on_failure = GENERATE("repush", "hold");
+  Given house(on_failure);
+  const auto in_the_way = house.folder / "state/state.json.new";
+  house.endpoints.fail_reload_on = "HOST-0";
+  house.endpoints.on_raise = [&] { std::filesystem::create_directory(in_the_way); };  // of every write from then on
+  const auto job = house.run_update(House::to("2"));
+  CHECK(job.state == "failed");
+  CHECK(says(*job.error, "it stays paused"));
+  CHECK(house.behaviour->resumes == 1);  // that of the first update
+  auto engine = house.operations->engine("e");
+  CHECK(engine->state == "poisoned");
+  CHECK_FALSE(engine->ready);
+  CHECK(engine->held == (on_failure == "hold"));
+
+  std::filesystem::remove(in_the_way);
+  house.endpoints.fail_reload_on = "";
+  REQUIRE(house.run_update(House::to("2")).state == "succeeded");
+  CHECK(house.operations->engine("e")->serving == "m@2");
+  CHECK(house.journal->contents().updates.empty());
+  CHECK(house.behaviour->resumes == 2);
+}
+
 TEST_CASE("a server that does not tell that it is paused is resumed by whatever update heals it") {
   Given house("hold");
   house.behaviour->tells_pause = false;
