@@ -235,6 +235,7 @@ class Running final : public Assembly {
          }},
         operations_options(config_));
     CKPTD_TRY(seed_engines(*operations_, config_));
+    operations_->start_watching();
     server_ = CKPTD_TRY(control::Server::start(control_options(), *operations_));
     return serve_metrics();
   }

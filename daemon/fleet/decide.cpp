@@ -79,6 +79,7 @@ Decision bring(State state, const Facts& facts) {
                                         "--wake weights or all)",
                                         target));
   if (!facts.held_back.empty()) return says(Next::wait, facts.held_back);
+  if (!facts.turn.empty()) return says(Next::wait, facts.turn);
   auto decision = says(asleep ? Next::wake_then_push : Next::push, fmt::format("{}: {} is given by itself", condition, target));
   decision.because = condition;
   return decision;
@@ -209,7 +210,9 @@ Decision decide(const Facts& facts) {
   const bool pushes = decision.next == Next::push || decision.next == Next::wake_then_push;
   if (!facts.paused_by_us) return decision;
   decision.ready = false;
-  if (state != State::serving || pushes || !facts.look || !facts.look->seen) return decision;
+  // Also one that is not what it should be: it is no mixture, and nobody else will let it go on.
+  const bool is_whole = state == State::serving || (state == State::waiting && facts.poisoned.empty());
+  if (!is_whole || pushes || !facts.look || !facts.look->seen || is_in(*facts.look, Seen::starting)) return decision;
   return {state, Next::resume, "ckptd has paused it for an update, and lets it go on", false, {}};
 }
 

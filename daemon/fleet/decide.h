@@ -96,6 +96,7 @@ struct Facts {
   Wake wake = Wake::none;
   std::string unsuitable = {};  ///< why this server cannot be updated at all, or empty
   std::string trouble = {};     ///< why its target is known to go wrong with this server, and what to type; or empty
+  std::string turn = {};       ///< whose turn it is instead of this one's, to be out of service, or empty
   std::string held_back = {};  ///< the last attempt failed, and the next one is not due yet: what is to be said of that
 };
 

@@ -61,6 +61,7 @@ struct Description {
   std::string model;    ///< what it was started with
   unsigned tensor_parallel = 1, pipeline_parallel = 1, data_parallel = 1;
   unsigned nodes = 1;
+  unsigned ranks = 0;  ///< processes that hold weights, on all its nodes, each at an endpoint of its own; 0: it does not tell
   bool data_parallel_attention = false;
   unsigned draft_models = 0;    ///< each opens a session of its own within one update, after the target's
   std::string speculative = {};   ///< how it speculates, by the server's own name, upper case; empty: it does not tell

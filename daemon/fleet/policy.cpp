@@ -22,6 +22,8 @@ Pause default_pause(std::string_view kind) {
   return Pause::none;
 }
 
+bool pauses_by_sleeping(std::string_view kind) { return kind == "lmdeploy"; }
+
 After after(const Ended& ended, OnFailure on_failure) {
   if (ended.succeeded || !ended.mixture) return After::resume;
   const bool may_repush = on_failure == OnFailure::repush && !ended.cancelled && !ended.repushed;

@@ -33,6 +33,9 @@ struct Policy {
 /// What suits a kind best: no request is answered by a mixture, and none is lost where the kind can do that.
 Pause default_pause(std::string_view kind);
 
+/// LMDeploy has no other pause: what sleeps because of us is paused, and nobody's memory was released.
+bool pauses_by_sleeping(std::string_view kind);
+
 /// How one update of one engine ended.
 struct Ended {
   bool succeeded = false;

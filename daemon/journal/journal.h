@@ -50,6 +50,7 @@ struct EngineRecord {
   std::string label = {};                  ///< the weight version that it told afterwards; empty: none
   std::string lost = {};                   ///< empty, or why it does not hold `serving` any more
   bool changed_by_others = false;          ///< that is because somebody else gave it weights
+  bool given_asleep = false;               ///< it slept when it was given `serving`, and was not seen awake since
   bool drained = false;                    ///< out of service until an operator says otherwise
   std::string pause = "auto";         ///< what becomes of requests during an update: fleet::Pause by name, or auto
   bool flush_cache = true;            ///< after an update

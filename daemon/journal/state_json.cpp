@@ -59,6 +59,7 @@ Json engine_json(const EngineRecord& engine) {
   if (!engine.label.empty()) json["label"] = engine.label;
   if (!engine.lost.empty()) json["lost"] = engine.lost;
   if (engine.changed_by_others) json["changed_by_others"] = true;
+  if (engine.given_asleep) json["given_asleep"] = true;
   if (engine.drained) json["drained"] = true;
   if (engine.pause != usual.pause) json["pause"] = engine.pause;
   if (engine.flush_cache != usual.flush_cache) json["flush_cache"] = engine.flush_cache;
@@ -192,7 +193,7 @@ EngineRecord read_engine(const Reader& reader) {
   else
     reader.expect_members({"name", "kind", "endpoint", "checkpoint", "devices", "poisoned"},
                           {"target", "serving", "follow", "wake", "previous", "listener", "label", "lost",
-                           "changed_by_others", "drained", "pause", "flush_cache", "on_failure", "paused", "held",
+                           "changed_by_others", "given_asleep", "drained", "pause", "flush_cache", "on_failure", "paused", "held",
                            "api_key_file", "admin_key_file", "transfer"});
   return {.name = reader.text("name"),
           .kind = reader.text("kind"),
@@ -209,6 +210,7 @@ EngineRecord read_engine(const Reader& reader) {
           .label = reader.text_or("label", {}),
           .lost = reader.text_or("lost", {}),
           .changed_by_others = reader.truth_or("changed_by_others", false),
+          .given_asleep = reader.truth_or("given_asleep", false),
           .drained = reader.truth_or("drained", false),
           .pause = reader.text_or("pause", "auto"),
           .flush_cache = reader.truth_or("flush_cache", true),

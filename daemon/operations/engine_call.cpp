@@ -1,7 +1,9 @@
 #include "daemon/operations/engine_call.h"
 
 #include <condition_variable>
+#include <exception>
 #include <mutex>
+#include <system_error>
 
 #include "common/units.h"
 
@@ -11,7 +13,13 @@ OwnCall::OwnCall(std::function<Result<std::string>(std::stop_token)> call,
                  std::function<void(const Result<std::string>&)> answered)
     : answer_(promise_.get_future().share()),
       thread_([this, call = std::move(call), answered = std::move(answered)](std::stop_token stop) {
-        auto answer = call(stop);
+        auto answer = [&]() -> Result<std::string> {
+          try {
+            return call(stop);
+          } catch (const std::exception& error) {
+            return fail(ErrorKind::internal, "the call of the engine broke off: {}", error.what());
+          }
+        }();
         promise_.set_value(answer);
         answered(answer);
       }) {}
@@ -24,13 +32,17 @@ Result<std::string> OwnCall::answer_by(Clock::time_point limit, Clock::time_poin
 }
 
 void RanksEnd::end_after(std::chrono::milliseconds span) {
-  timer_ = std::jthread([this, span](std::stop_token cancelled) {
-    std::mutex mutex;
-    std::unique_lock lock(mutex);
-    std::condition_variable_any sleep;
-    sleep.wait_for(lock, cancelled, span, [] { return false; });
-    if (!cancelled.stop_requested()) stop_.request_stop();
-  });
+  try {
+    timer_ = std::jthread([this, span](std::stop_token cancelled) {
+      std::mutex mutex;
+      std::unique_lock lock(mutex);
+      std::condition_variable_any sleep;
+      sleep.wait_for(lock, cancelled, span, [] { return false; });
+      if (!cancelled.stop_requested()) stop_.request_stop();
+    });
+  } catch (const std::system_error&) {  // nobody could end it later
+    stop_.request_stop();
+  }
 }
 
 }  // namespace ckptd::operations

@@ -16,6 +16,7 @@
 #include "daemon/operations/engine_call.h"
 #include "daemon/operations/settling.h"
 #include "daemon/operations/standstill.h"
+#include "daemon/operations/trouble.h"
 #include "daemon/pipeline/receipts.h"
 #include "daemon/records/attribution.h"
 
@@ -25,7 +26,6 @@ namespace {
 using Receipt = pipeline::LaneReport::Receipt;
 
 constexpr std::chrono::milliseconds kTellInterval{50};
-constexpr const char *kByIpc = "ipc", *kByNccl = "nccl";  // fleet::Description::weight_transfer
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -185,12 +185,6 @@ Result<> wake_for(const EnginePush& push, fleet::Engine& engine, const fleet::Ob
   return {};
 }
 
-/// Of a server that was given a version.
-struct Given {
-  fleet::Mark mark;                         ///< by what it is recognised from now on
-  std::optional<fleet::Observation> after;  ///< absent: it did not answer
-};
-
 /// Of one that slept, the rest is woken first if that is wanted.
 Given look_again(const EnginePush& push, fleet::Engine& engine, const fleet::Observation& before,
                  std::vector<std::string>& warnings) {
@@ -260,7 +254,8 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
       // As late as possible: the first buckets are on the device. After waking, which lifts a pause of some servers.
       CKPTD_TRY(timed("pause", [&] { return standstill.begin(*seen, job.stop()); }));
     }
-    if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id(), seen); }); !written)
+    if (auto written = timed("journal", [&] { return write_open_update(push, call, job.id(), seen, engine.listener()); });
+        !written)
       return std::unexpected(written.error().within("the engine was not touched, its update could not be recorded"));
     written_down = true;
     if (push.external) {
@@ -298,6 +293,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     return pipeline::push(plan, contents.manifest, resting, std::move(lanes), deadlines,
                           {.before_offers = before_offers,
                            .before_first_bucket = before_first_bucket,
+                           .in_turn = push.pipeline_parallel > 1,
                            .answered = answered.get_token(),
                            .sessions = push.external ? push.external->sessions() : 0},
                           progress, ranks_end.token(), report);
@@ -359,7 +355,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
                                   call.weight_version));
   steps.end();
   const auto engine_wait_seconds = seconds_since(ranks_done);
-  const auto written = timed("journal", [&] { return write_success(push, job.id(), given.mark); });
+  const auto written = timed("journal", [&] { return write_success(push, job.id(), given); });
   if (written) note_given(push.engine, given.after);
   const auto seconds = seconds_since(start);
   auto warnings = see_to_arenas();
@@ -407,23 +403,32 @@ Result<std::vector<pipeline::ArenaLoan>> Service::borrow_arenas(const EnginePush
 plan::FanOut Service::fan_out(const EnginePush& push) const {
   const auto members = push.devices.size();
   if (push.options->fan_out) return members > 1 ? *push.options->fan_out : plan::FanOut::independent;
-  return plan::choose_fan_out(static_cast<std::uint32_t>(members), push.options->peer_copies_are_faster);
+  // Stages that take the update one after the other never are in one broadcast together.
+  return plan::choose_fan_out(static_cast<std::uint32_t>(members),
+                              push.options->peer_copies_are_faster && push.pipeline_parallel == 1);
 }
 
-/// "auto" takes the server's own way where it offers one that this daemon can go: it puts a quantised model together again
-/// as at its start, which loading over a live model does not. By NCCL one device sends to all workers, wherever they are;
-/// an engine that has several devices here is one whose workers the extension reaches.
+/// Which way is taken: goes_natively(). Null: checkpoint-engine's worker.
 Result<std::unique_ptr<ranks::Transfer>> Service::native_transfer(const EnginePush& push, fleet::Engine& engine) const {
   const auto& wanted = push.known.transfer;
   if (wanted == "checkpoint-engine" || push.known.kind != "vllm" || !parts_.make_transfer) return nullptr;
-  const auto about = engine.describe(push.options->ping_timeout);
-  const std::string offered = about ? about->weight_transfer : "";
+  auto about = engine.describe(push.options->ping_timeout);
+  // The way must not depend on whether it had the time to answer.
+  if (!about && wanted == "auto" && about.error().kind != ErrorKind::unsupported) {
+    const auto last = last_description(push.engine);
+    if (!last) return std::unexpected(about.error().within("how it takes weights could not be found out"));
+    about = *last;
+  }
+  if (!about) about = fleet::Description{};
+  const auto& offered = about->weight_transfer;
   if (wanted == "native")
     return parts_.make_transfer(push.known, push.weight_version, offered == kByNccl ? kByNccl : kByIpc);
+  if (!goes_natively(push.known, *about, push.devices.size())) return nullptr;
   if (offered == kByIpc) return parts_.make_transfer(push.known, push.weight_version, kByIpc);
-  if (offered != kByNccl || (push.devices.size() > 1 && about->has_extension)) return nullptr;
   auto made = parts_.make_transfer(push.known, push.weight_version, kByNccl);
   if (made || !about->has_extension) return made;
+  if (const auto* trouble = trouble_of(push.known, *about, push.model, fleet::Way::worker); trouble && !push.record.forced)
+    return std::unexpected(fleet::refusal(*trouble, push.engine, push.record.id));
   spdlog::info("{}: given weights by checkpoint-engine's extension: {}", push.engine, made.error().sentence);
   return nullptr;
 }

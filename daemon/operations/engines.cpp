@@ -83,6 +83,10 @@ Result<> Service::check_engine(const api::EngineRequest& request) const {
   if (!fleet::wake_named(request.wake))
     return fail(ErrorKind::invalid_argument, "'{}' is not what may be woken of a sleeping engine: write none, weights or all",
                 request.wake);
+  if (request.kind == "sglang" && request.wake != "none")
+    return fail(ErrorKind::unsupported,
+                "SGLang does not tell whether its memory is released, so ckptd cannot know when to wake it: leave wake at none, "
+                "and resume its memory (POST /resume_memory_occupation) before an update of it");
   CKPTD_TRY(policy_of(record_of(request), {}));
   if (!request.target.empty()) CKPTD_TRY(check_target(request.target, request.checkpoint));
   return check_not_updating(request.name);
@@ -148,15 +152,16 @@ Result<> Service::check_not_updating(const std::string& engine) const {
 Result<> Service::check_unclaimed(const std::string& engine) const {
   const auto at = updating_.find(engine);
   if (at == updating_.end()) return {};
-  if (at->second.empty())
+  const auto& job = at->second.job;
+  if (job.empty())
     return std::unexpected(Error{ErrorKind::busy, fmt::format("engine {} is taken for a moment, because an update of it "
                                                               "begins or it is resumed after one: try again",
                                                               engine)}
                                .with_fact("engine", engine));
   return std::unexpected(Error{ErrorKind::busy, fmt::format("engine {} is being updated by job {}: wait for it "
                                                             "(ckptctl wait job/{}) or cancel it",
-                                                            engine, at->second, at->second)}
-                             .with_fact("job", at->second)
+                                                            engine, job, job)}
+                             .with_fact("job", job)
                              .with_fact("engine", engine));
 }
 

@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "common/units.h"
+#include "daemon/fleet/policy.h"
 #include "daemon/operations/service.h"
 #include "daemon/operations/targets.h"
 
@@ -60,7 +61,8 @@ fleet::Facts Service::facts_of(journal::EngineRecord record, bool node_drained, 
   facts.look = sighting.look;
   if (record.target) facts.target_is = residency_of(record.target->id);
   facts.wake = fleet::wake_named(record.wake).value_or(fleet::Wake::none);
-  if (sighting.about && sighting.about->unsuitable) facts.unsuitable = sighting.about->unsuitable->sentence;
+  if (sighting.about && !(record.target && record.target->forced))
+    if (const auto why_not = unsuitable(record, *sighting.about)) facts.unsuitable = why_not->sentence;
   if (const auto* trouble = trouble_with_target(record, sighting); trouble != nullptr && !record.target->forced)
     facts.trouble = fmt::format("{}. Instead, {}; or {}, which is remembered", fleet::show(*trouble), trouble->instead,
                                 fleet::forced_update(record.name, record.target->id));
@@ -100,9 +102,9 @@ api::Engine Service::show_engine(const journal::EngineRecord& record, bool node_
   std::lock_guard lock(mutex_);
   auto& sighting = sightings_[record.name];
   const auto updating = updating_.find(record.name);
-  if (updating != updating_.end()) engine.job = updating->second;
+  if (updating != updating_.end()) engine.job = updating->second.job;
   const auto facts = facts_of(record, node_drained, sighting, updating != updating_.end());
-  const auto decision = fleet::decide(facts);
+  const auto decision = decide_in_turn(facts, record);
   engine.poisoned = facts.poisoned;
   if (facts.given && facts.lost.empty()) engine.serving = facts.given->id;
   engine.state = fleet::name_of(decision.state);
@@ -134,6 +136,25 @@ api::Engine Service::show_engine(const journal::EngineRecord& record, bool node_
   }
   engine.since = sighting.since;
   return engine;
+}
+
+std::string Service::turn_of(const journal::EngineRecord& engine) const {
+  for (const auto& [name, claim] : updating_)
+    if (name != engine.name && claim.checkpoint == engine.checkpoint && claim.served)
+      return fmt::format("it waits until engine {} has been updated: one at a time is out of service", name);
+  for (const auto& other : parts_.journal.contents().engines)
+    if (other.name != engine.name && other.checkpoint == engine.checkpoint && !other.poisoned.empty() && !other.drained)
+      return fmt::format("it waits until engine {} is healed, or taken out of service (ckptctl drain {}): one at a time may be "
+                         "without a whole version; ckptctl update {} does not wait",
+                         other.name, other.name, engine.target ? engine.target->id : "NAME@VERSION");
+  return {};
+}
+
+fleet::Decision Service::decide_in_turn(fleet::Facts facts, const journal::EngineRecord& engine) const {
+  auto decision = fleet::decide(facts);
+  if (decision.next != Next::push || !decision.ready) return decision;
+  facts.turn = turn_of(engine);
+  return facts.turn.empty() ? decision : fleet::decide(facts);
 }
 
 // ---- looking ----
@@ -176,9 +197,14 @@ bool Service::take_in(const std::string& engine, std::uint64_t touched, Result<f
   look.fell_asleep = before && before->fell_asleep;
   if (seen) {
     sighting.unreachable = 0;
-    if (seen->state == Seen::asleep && !record->paused.empty()) seen->state = Seen::paused;  // LMDeploy pauses by sleeping
+    if (seen->state == Seen::asleep && !record->paused.empty() && fleet::pauses_by_sleeping(record->kind))
+      seen->state = Seen::paused;
     const auto known = sighting.described_listener;
     if (known && seen->listener && *known != *seen->listener) sighting.was_awake = look.fell_asleep = false;
+    // Also of a daemon before this one.
+    if (record->serving && record->lost.empty() && !record->given_asleep &&
+        (!record->listener || !seen->listener || *record->listener == *seen->listener))
+      sighting.was_awake = true;
     if (seen->state != Seen::asleep) sighting.was_awake = true;
     if (seen->state == Seen::asleep && sighting.was_awake) look.fell_asleep = true;
     if (sighting.described_listener != seen->listener) sighting.described = false;
@@ -228,6 +254,13 @@ void Service::write_loss(const std::string& engine, std::uint64_t touched) {
     if (updating_.contains(engine) || sighting.touched != touched || !sighting.look || !sighting.look->seen) return;
     look = *sighting.look;
   }
+  if (record->given_asleep && look.seen->state != fleet::Observation::State::asleep)
+    if (auto written = parts_.journal.note([&](journal::Contents& contents) {
+          for (auto& each : contents.engines)
+            if (each.name == engine) each.given_asleep = false;
+        });
+        !written)
+      spdlog::warn("that engine {} is awake could not be recorded: {}", engine, written.error().sentence);
   const auto kept = fleet::compare(mark_of(*record), look);
   auto changed = *record;
   if (!lose(changed, kept)) return;
@@ -261,7 +294,7 @@ milliseconds Service::act(const std::string& engine) {
     auto& sighting = sightings_[engine];
     if (updating_.contains(engine)) return now->engine_poll;
     const auto facts = facts_of(*record, contents.drained, sighting, false);
-    decision = fleet::decide(facts);
+    decision = decide_in_turn(facts, *record);
     if (sighting.unreachable > 0)
       pause = backed_off(now->engine_poll, now->engine_poll_slowest, sighting.unreachable - 1);
     if (!facts.held_back.empty()) {
@@ -292,7 +325,7 @@ milliseconds Service::act(const std::string& engine) {
   auto job = start_update(request, {.why = fmt::format("by itself: {}", decision.because),
                                     .by_itself = true,
                                     .again = &journal::EngineRecord::target});
-  if (!job) note_refusal(engine, job.error());
+  if (!job && job.error().kind != ErrorKind::busy) note_refusal(engine, job.error());
   return pause;
 }
 

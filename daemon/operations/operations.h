@@ -69,6 +69,8 @@ class Operations {
   /// Takes an engine out of service or brings it back: jobs that run go on, nothing new is pushed meanwhile.
   virtual Result<api::Engine> set_drained(const std::string& name, bool drained) = 0;
   virtual Result<api::Status> set_node_drained(bool drained) = 0;
+  /// Looks after the engines from now on. Once, when those of the configuration are registered.
+  virtual void start_watching() = 0;
   /// Asks the threads that look after engines to end, without waiting for them. At the beginning of an orderly end.
   virtual void stop_watching() = 0;
 

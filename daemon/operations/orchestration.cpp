@@ -17,6 +17,7 @@ EnginePush push_of_last_good(const EnginePush& push, const journal::VersionRecor
   auto again = push;
   again.record = last_good;
   again.weight_version = label_of(last_good, version);
+  again.by_itself = true;
   again.warnings.clear();
   again.requested = Clock::now();
   return again;
@@ -34,11 +35,12 @@ Service::LastGood Service::last_good_of(const std::string& engine, const std::st
   return {*id, *record->serving, *std::move(lease)};
 }
 
-Result<nlohmann::json> Service::update_engine(const EnginePush& push, const catalogue::Contents& contents,
+Result<nlohmann::json> Service::update_engine(EnginePush& push, const catalogue::Contents& contents,
                                               UpdateJob& job, records::PushAccount& account,
                                               std::optional<records::PushAccount>& second) {
   auto engine = CKPTD_TRY(parts_.make_engine(push.known));
   if (const auto about = push.external ? description_for_others(push, *engine) : last_description(push.engine)) {
+    push.pipeline_parallel = about->pipeline_parallel;
     auto cautions = heed_trouble(push, *about);
     if (!cautions) {
       Result<nlohmann::json> refused = std::unexpected(std::move(cautions).error());
@@ -93,7 +95,7 @@ Result<nlohmann::json> Service::update_engine(const EnginePush& push, const cata
     return report;
   }
   const auto resumed = standstill.end();
-  if (resumed && ended.succeeded) {
+  if (resumed && ended.succeeded && !push.external) {
     auto told = ended.repushed ? take_checksums(push, last_good.record, **last_good.lease, *engine, job)
                                : take_checksums(push, push.record, contents, *engine, job);
     if (report && told.contains("complaint")) (*report)["warnings"].push_back(told["complaint"]);
@@ -140,7 +142,7 @@ void Service::resume_engine(const std::string& engine) {
   {
     std::lock_guard starting(starting_);
     std::lock_guard lock(mutex_);
-    if (!updating_.try_emplace(engine).second) return;
+    if (!updating_.try_emplace(engine, Claim{.by_itself = true}).second) return;
   }
   const auto outcome = try_resume(engine);
   {

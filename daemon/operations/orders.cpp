@@ -1,7 +1,10 @@
 // What an operator says of engines: where they should be, that they go back, and that they are out of service.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "daemon/operations/service.h"
+#include "daemon/operations/show.h"
 #include "daemon/operations/targets.h"
 
 namespace ckptd::operations {
@@ -48,6 +51,12 @@ Result<api::Engine> Service::change_engine(const std::string& name, const api::E
 }
 
 Result<api::Job> Service::roll_back(const api::RollbackRequest& request) {
+  // What it goes back to has changed when it has succeeded: who repeats the request means the job that they began.
+  auto named = request.engines;
+  std::ranges::sort(named);
+  const auto key = fmt::format("rollback of [{}] force {}", fmt::join(named, ","), request.force);
+  if (!request.idempotency_key.empty())
+    if (auto earlier = parts_.jobs.with_idempotency_key(key, request.idempotency_key)) return show(*earlier);
   std::vector<journal::EngineRecord> engines;
   if (request.engines.empty())
     for (const auto& engine : parts_.journal.contents().engines)
@@ -67,8 +76,9 @@ Result<api::Job> Service::roll_back(const api::RollbackRequest& request) {
       return fail(ErrorKind::conflict,
                   "engine {} goes back to {} and engine {} to {}: name those that go together with --engine",
                   engines.front().name, engines.front().previous->id, engine.name, engine.previous->id);
-    update.engines.push_back(engine.name);
+    if (!request.engines.empty() || !comes_later(engine, false)) update.engines.push_back(engine.name);
   }
+  if (update.engines.empty()) update.engines.push_back(engines.front().name);  // which is told to be busy
   const auto previous = *engines.front().previous;
   if (residency_of(previous.id) != fleet::Residency::resident)
     return fail(ErrorKind::not_found, "{} is not resident any more: load it again (ckptctl load {} DIR), then roll back",
@@ -78,7 +88,7 @@ Result<api::Job> Service::roll_back(const api::RollbackRequest& request) {
   update.version = id.version;
   update.force = request.force;
   update.idempotency_key = request.idempotency_key;
-  auto job = CKPTD_TRY(start_update(update, {.why = "a rollback", .again = &journal::EngineRecord::previous}));
+  auto job = CKPTD_TRY(start_update(update, {.why = "a rollback", .key = key, .again = &journal::EngineRecord::previous}));
   // At once, and not with the success as an update's: whoever rolls back wants the other version in no case. The job may
   // have ended already, which wrote the same.
   CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
@@ -89,6 +99,7 @@ Result<api::Job> Service::roll_back(const api::RollbackRequest& request) {
           if (request.force) engine.target->forced = true;
         }
   }));
+  for (const auto& engine : engines) nudge(engine.name);
   return job;
 }
 

@@ -14,6 +14,11 @@ journal::EngineRecord* find_engine(journal::Contents& contents, const std::strin
   return at == contents.engines.end() ? nullptr : &*at;
 }
 
+/// Of a server that was not asked, since others call it: it is what it was, unless another process listens there.
+fleet::Observation as_recorded(const journal::EngineRecord& engine, const std::optional<ProcessId>& listener) {
+  return {.state = fleet::Observation::State::serving, .weight_version = engine.label, .listener = listener};
+}
+
 /// Takes the open update out; its sessions, if any rank may still wait on them, go into custody.
 void close_update(journal::Contents& contents, const std::string& job, const std::string& engine,
                   const std::vector<ranks::OpenEndpoint>& in_custody) {
@@ -30,12 +35,20 @@ void close_update(journal::Contents& contents, const std::string& job, const std
 }  // namespace
 
 Result<> Service::write_open_update(const EnginePush& push, const fleet::UpdateCall& call, const std::string& job,
-                                    const std::optional<fleet::Observation>& seen) {
+                                    const std::optional<fleet::Observation>& seen,
+                                    const std::optional<ProcessId>& listener) {
   journal::UpdateRecord update{job, push.engine, push.record.id, journal::Phase::opening, {}};
   for (const auto& [device, endpoint] : call.endpoints) update.sessions.push_back({endpoint, device});
   return parts_.journal.change([&](journal::Contents& contents) {
     contents.updates.push_back(update);
-    if (auto* engine = find_engine(contents, push.engine); engine && seen) meet(*engine, *seen);
+    if (auto* engine = find_engine(contents, push.engine)) meet(*engine, seen ? *seen : as_recorded(*engine, listener));
+  });
+}
+
+bool Service::was_touched(const EnginePush& push, const std::string& job) const {
+  const auto updates = parts_.journal.contents().updates;
+  return std::ranges::any_of(updates, [&](const auto& update) {
+    return update.job == job && update.engine == push.engine && update.phase == journal::Phase::pushing;
   });
 }
 
@@ -46,10 +59,13 @@ Result<> Service::write_touched(const EnginePush& push, const std::string& job) 
   });
 }
 
-Result<> Service::write_success(const EnginePush& push, const std::string& job, const fleet::Mark& mark) {
+Result<> Service::write_success(const EnginePush& push, const std::string& job, const Given& given) {
   auto written = parts_.journal.note([&](journal::Contents& contents) {
     close_update(contents, job, push.engine, {});
-    if (auto* engine = find_engine(contents, push.engine)) give(*engine, push.record, mark);
+    auto* engine = find_engine(contents, push.engine);
+    if (!engine) return;
+    give(*engine, push.record, given.mark, !push.by_itself);
+    engine->given_asleep = given.after && given.after->state == fleet::Observation::State::asleep;
   });
   if (!written)
     return std::unexpected(written.error().within(

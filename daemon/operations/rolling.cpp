@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "daemon/fleet/policy.h"
@@ -24,18 +25,25 @@ std::vector<std::size_t> roll(const std::vector<bool>& serves, std::optional<std
     const auto next = stop.stop_requested() ? std::vector<std::size_t>{} : fleet::may_begin(engines, bound);
     for (const auto i : next) {
       engines[i].step = Step::running;
-      threads.emplace_back([&, i] {
+      const auto run = [&, i] {
         const bool succeeded = update(i);
         const bool serves_now = succeeded || serves_after(i);
         std::lock_guard done(mutex);
         engines[i] = {succeeded ? Step::done : Step::failed, serves_now};
         ended.notify_one();
-      });
+      };
+      try {
+        threads.emplace_back(run);
+      } catch (const std::system_error&) {  // no thread is to be had: then here, and the next ones later
+        lock.unlock();
+        run();
+        lock.lock();
+      }
     }
     const auto running = [&] { return std::ranges::count(engines, Step::running, &fleet::Rolling::step); };
     const auto before = running();
-    if (before == 0) break;
-    ended.wait(lock, [&] { return running() < before; });
+    if (next.empty() && before == 0) break;
+    if (before > 0) ended.wait(lock, [&] { return running() < before; });
   }
   std::vector<std::size_t> not_begun;
   for (std::size_t i = 0; i < engines.size(); ++i)

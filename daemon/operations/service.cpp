@@ -35,7 +35,6 @@ std::unique_ptr<Operations> make_operations(Parts parts, Options options) {
   service->recover();
   service->reserve_arenas();
   service->start_preloads();
-  service->start_watching();
   service->start_probe();
   return service;
 }

@@ -40,11 +40,19 @@ struct EnginePush {
   std::uint64_t bucket_bytes = 0;
   fleet::Policy policy;           ///< how it is treated meanwhile
   bool served = false;            ///< requests were answered by it when this was decided
-  bool by_itself = false;         ///< the daemon began it
+  bool by_itself = false;         ///< the daemon began it, or gives the last good version again: where the engine should
+                                  ///< go is not said by that
+  unsigned pipeline_parallel = 1;  ///< stages of its ranks, as far as its server tells
   std::shared_ptr<External> external;  ///< somebody else calls the engine; null: we do
   fleet::Wake wake = fleet::Wake::none;
   std::shared_ptr<const Options> options;  ///< those of its beginning, whatever is reloaded meanwhile
   Clock::time_point requested;
+};
+
+/// Of a server that was given a version.
+struct Given {
+  fleet::Mark mark;                         ///< by what it is recognised from now on
+  std::optional<fleet::Observation> after;  ///< absent: it did not answer
 };
 
 class UpdateJob;
@@ -90,7 +98,7 @@ class Service final : public Operations {
   Result<api::Engine> set_drained(const std::string& name, bool drained) override;
   Result<api::Status> set_node_drained(bool drained) override;
   void stop_watching() override;
-  void start_watching();
+  void start_watching() override;
 
   api::Status status() const override;
   Result<api::Reload> reload() override;
@@ -124,17 +132,19 @@ class Service final : public Operations {
   struct Admitted {
     std::vector<EnginePush> pushes;
     std::optional<std::uint64_t> max_unavailable;
-    std::vector<std::string> drained;  ///< engines of NAME that are left out: their target moves all the same
+    std::vector<std::string> left_out;  ///< engines of NAME whose turn comes later: their target moves all the same
     catalogue::Lease lease;
   };
   struct Chosen {
     std::vector<journal::EngineRecord> engines;
-    std::vector<std::string> drained;
+    std::vector<std::string> left_out;
   };
+  class Released;
   /// Why an update begins, when nobody asked for it by hand.
   struct Occasion {
     std::string why = {};  ///< for its subject; empty: somebody asked for it
     bool by_itself = false;
+    std::string key = {};  ///< by which a repeated request is known; empty: by what is asked for
     /// Which of an engine's versions is given again, in the way in which it was: with its label, and forced if it was.
     std::optional<journal::VersionRecord> journal::EngineRecord::*again = nullptr;
   };
@@ -144,7 +154,10 @@ class Service final : public Operations {
   api::Job with_handles(api::Job job) const;
   Result<Admitted> admit(const api::UpdateRequest& request, const weights::CheckpointId& id, const Occasion& occasion);
   Result<Chosen> chosen_engines(const api::UpdateRequest& request) const;
-  void move_drained(const Admitted& admitted);
+  /// Out of service, or the daemon is at it by itself: it is not waited for, and follows.
+  bool comes_later(const journal::EngineRecord& engine, bool node_drained) const;
+  /// After a success. By themselves they follow when they can.
+  void move_left_out(const Admitted& admitted);
   Result<std::string> run_update(Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job,
                                  std::vector<records::PushAccount>& accounts);
   Result<> claim_engines(const std::vector<EnginePush>& pushes);
@@ -158,7 +171,7 @@ class Service final : public Operations {
     std::optional<catalogue::Lease> lease = {};  ///< absent: there is none, or the store has not its bytes
   };
   LastGood last_good_of(const std::string& engine, const std::string& job) const;
-  Result<nlohmann::json> update_engine(const EnginePush& push, const catalogue::Contents& contents, UpdateJob& job,
+  Result<nlohmann::json> update_engine(EnginePush& push, const catalogue::Contents& contents, UpdateJob& job,
                                        records::PushAccount& account, std::optional<records::PushAccount>& second);
   std::vector<std::string> pause_notes() const;
   bool serves_now(const journal::EngineRecord& engine) const;
@@ -184,9 +197,10 @@ class Service final : public Operations {
 
   // outcomes.cpp: what is written down before, during and after a push
   Result<> write_open_update(const EnginePush& push, const fleet::UpdateCall& call, const std::string& job,
-                             const std::optional<fleet::Observation>& seen);
+                             const std::optional<fleet::Observation>& seen, const std::optional<ProcessId>& listener);
+  bool was_touched(const EnginePush& push, const std::string& job) const;
   Result<> write_touched(const EnginePush& push, const std::string& job);
-  Result<> write_success(const EnginePush& push, const std::string& job, const fleet::Mark& mark);
+  Result<> write_success(const EnginePush& push, const std::string& job, const Given& given);
   void write_failure(const EnginePush& push, const std::string& job, const Error& error, bool touched);
 
   // accounts.cpp: what is kept of a job that has ended
@@ -246,6 +260,11 @@ class Service final : public Operations {
     bool was_awake = false;       ///< since it was given its weights, or they were lost
 
   };
+  /// Whose turn it is, of engines of one NAME that serve and are to be given another version by themselves: one at a time is
+  /// out of service. Empty: the engine's own. The caller holds mutex_.
+  std::string turn_of(const journal::EngineRecord& engine) const;
+  /// What follows from the facts, when it is its turn. The caller holds mutex_.
+  fleet::Decision decide_in_turn(fleet::Facts facts, const journal::EngineRecord& engine) const;
   fleet::Facts facts_of(journal::EngineRecord record, bool node_drained, const Sighting& sighting,
                         bool updating) const;
   fleet::Residency residency_of(const std::string& version) const;
@@ -272,6 +291,9 @@ class Service final : public Operations {
   /// The caller holds mutex_, of this and the next.
   fleet::Model model_of(const journal::VersionRecord& version) const;
   const fleet::KnownTrouble* trouble_with_target(const journal::EngineRecord& engine, const Sighting& sighting) const;
+  fleet::Way way_of(const journal::EngineRecord& engine, const fleet::Description& about, bool external) const;
+  /// As fleet::unsuitable().
+  std::optional<Error> unsuitable(const journal::EngineRecord& engine, const fleet::Description& about) const;
   /// What it told when it was last looked at. Does not ask it.
   std::optional<fleet::Description> last_description(const std::string& name) const;
   std::optional<fleet::Description> description_for_others(const EnginePush& push, fleet::Engine& engine) const;
@@ -303,7 +325,13 @@ class Service final : public Operations {
   std::chrono::system_clock::time_point started_ = std::chrono::system_clock::now();
 
   mutable std::mutex mutex_;
-  std::map<std::string, std::string> updating_;  ///< engine -> job; empty for a moment, see check_unclaimed()
+  struct Claim {
+    std::string job = {};  ///< empty for a moment, see check_unclaimed()
+    bool by_itself = false;
+    std::string checkpoint = {};  ///< NAME
+    bool served = false;          ///< requests were answered by it
+  };
+  std::map<std::string, Claim> updating_;  ///< by engine
   std::map<std::string, std::shared_ptr<External>> external_;  ///< by job, while it runs; under mutex_
   std::shared_ptr<const Options> options_;       ///< under mutex_; what it points to never changes
   std::optional<api::Reload> last_reload_;       ///< under mutex_

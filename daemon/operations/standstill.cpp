@@ -16,12 +16,13 @@ bool Standstill::left_by_us() const {
   return at != contents.engines.end() && !at->paused.empty();
 }
 
-fleet::Observation Standstill::understood(fleet::Observation seen) const {
-  if (seen.state == State::asleep && left_by_us()) seen.state = State::paused;
+fleet::Observation Standstill::understood(fleet::Observation seen) {
+  sleeps_ = seen.state == State::asleep && fleet::pauses_by_sleeping(push_.known.kind) && left_by_us();
+  if (sleeps_) seen.state = State::paused;
   return seen;
 }
 
-fleet::Observation Standstill::resumed(fleet::Observation seen) const {
+fleet::Observation Standstill::resumed(fleet::Observation seen) {
   seen = understood(std::move(seen));
   if (ours_ && seen.state == State::paused) seen.state = State::serving;
   return seen;
@@ -33,6 +34,11 @@ Result<> Standstill::begin(const fleet::Observation& seen, std::stop_token stop)
   const bool was_left_paused = left_by_us();
   if (seen.state == State::paused) {
     ours_ = was_left_paused;
+    // A daemon that was killed within its pause may have left the weights asleep as well.
+    if (sleeps_)
+      if (auto woken = engine_.wake_weights(push_.options->engine_step); !woken)
+        return std::unexpected(woken.error().within(
+            fmt::format("engine {} was left paused, and could not be woken for its weights", push_.engine)));
     return {};
   }
   const auto mode = push_.policy.pause.value_or(fleet::default_pause(push_.known.kind));

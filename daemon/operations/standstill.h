@@ -21,10 +21,10 @@ class Standstill {
   Standstill(journal::Journal& journal, const EnginePush& push, fleet::Engine& engine)
       : journal_(journal), push_(push), engine_(engine) {}
 
-  /// LMDeploy is paused by putting it to sleep: what sleeps because of us is paused, and nobody's memory was released.
-  fleet::Observation understood(fleet::Observation seen) const;
+  /// What sleeps because of us is paused, see fleet::pauses_by_sleeping().
+  fleet::Observation understood(fleet::Observation seen);
   /// What was seen before end(), as it is after it.
-  fleet::Observation resumed(fleet::Observation seen) const;
+  fleet::Observation resumed(fleet::Observation seen);
 
   /// Pauses the engine as the push's policy says, unless `seen` shows that nobody is served anyway or that somebody has
   /// paused it. Once only: what follows in the same update finds it as it is. On an error the engine was let go again.
@@ -47,6 +47,7 @@ class Standstill {
   const EnginePush& push_;
   fleet::Engine& engine_;
   bool begun_ = false, ours_ = false;
+  bool sleeps_ = false;  ///< as it was found last, because of us
   std::vector<std::string> warnings_;
 };
 

@@ -11,16 +11,18 @@ std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionR
 
 fleet::Mark mark_of(const journal::EngineRecord& engine) { return {engine.listener, engine.label}; }
 
-void give(journal::EngineRecord& engine, const journal::VersionRecord& version, const fleet::Mark& mark) {
+void give(journal::EngineRecord& engine, const journal::VersionRecord& version, const fleet::Mark& mark,
+          bool was_ordered) {
   if (engine.serving && engine.serving->id != version.id) engine.previous = engine.serving;
   engine.serving = version;
-  engine.target = version;
+  if (was_ordered || !engine.target || engine.target->id == version.id) engine.target = version;
   engine.listener = mark.listener;
   engine.label = mark.label;
   engine.poisoned.clear();
   engine.held = false;
   engine.lost.clear();
   engine.changed_by_others = false;
+  engine.given_asleep = false;
 }
 
 std::string label_of(const journal::VersionRecord& given, const std::string& version) {
@@ -77,6 +79,7 @@ journal::EngineRecord registered_again(journal::EngineRecord wanted, const journ
   wanted.label = old.label;
   wanted.lost = old.lost;
   wanted.changed_by_others = old.changed_by_others;
+  wanted.given_asleep = old.given_asleep;
   return wanted;
 }
 

@@ -16,8 +16,9 @@ std::optional<fleet::VersionRef> reference(const std::optional<journal::VersionR
 
 fleet::Mark mark_of(const journal::EngineRecord& engine);
 
-/// An update to `version` succeeded; `mark` is what its server looks like now.
-void give(journal::EngineRecord& engine, const journal::VersionRecord& version, const fleet::Mark& mark);
+/// An update to `version` succeeded; `mark` is what its server looks like now. `was_ordered`: somebody wants it there; what
+/// the daemon gives by itself, or again after a failure, says nothing of where it should be.
+void give(journal::EngineRecord& engine, const journal::VersionRecord& version, const fleet::Mark& mark, bool was_ordered);
 
 /// The label that an engine is asked to tell with it; `version` is the VERSION of its id.
 std::string label_of(const journal::VersionRecord& given, const std::string& version);

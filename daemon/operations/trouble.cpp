@@ -2,16 +2,30 @@
 
 #include <algorithm>
 
+#include "daemon/fleet/suitability.h"
+
 namespace ckptd::operations {
 
+bool goes_natively(const journal::EngineRecord& engine, const fleet::Description& about, std::size_t devices) {
+  if (engine.kind != "vllm" || engine.transfer == "checkpoint-engine") return false;
+  if (engine.transfer == "native" || about.weight_transfer == kByIpc) return true;
+  return about.weight_transfer == kByNccl && (devices == 1 || !about.has_extension);
+}
+
 const fleet::KnownTrouble* trouble_of(const journal::EngineRecord& engine, const fleet::Description& about,
-                                      const fleet::Model& model, bool external, bool transfers) {
-  const bool native = transfers && !external && engine.kind == "vllm" &&
-                      (engine.transfer == "native" || (engine.transfer == "auto" && about.weight_transfer == "ipc"));
-  return fleet::trouble_with({.kind = engine.kind,
-                              .way = native ? fleet::Way::native : fleet::Way::worker,
-                              .model = model,
-                              .server = about});
+                                      const fleet::Model& model, fleet::Way way) {
+  return fleet::trouble_with({.kind = engine.kind, .way = way, .model = model, .server = about});
+}
+
+fleet::Way Service::way_of(const journal::EngineRecord& engine, const fleet::Description& about, bool external) const {
+  const auto devices = devices_named(engine.devices);
+  const bool native = parts_.make_transfer && !external && devices && goes_natively(engine, about, devices->size());
+  return native ? fleet::Way::native : fleet::Way::worker;
+}
+
+std::optional<Error> Service::unsuitable(const journal::EngineRecord& engine, const fleet::Description& about) const {
+  const auto devices = devices_named(engine.devices);
+  return devices ? fleet::unsuitable(engine.kind, about, devices->size()) : std::nullopt;
 }
 
 std::string too_few_sessions(const EnginePush& push, const fleet::Description& about) {
@@ -38,7 +52,7 @@ fleet::Model Service::model_of(const journal::VersionRecord& version) const {
 const fleet::KnownTrouble* Service::trouble_with_target(const journal::EngineRecord& engine,
                                                         const Sighting& sighting) const {
   if (!engine.target || !sighting.about) return nullptr;
-  return trouble_of(engine, *sighting.about, model_of(*engine.target), false, parts_.make_transfer != nullptr);
+  return trouble_of(engine, *sighting.about, model_of(*engine.target), way_of(engine, *sighting.about, false));
 }
 
 std::optional<fleet::Description> Service::last_description(const std::string& name) const {
@@ -68,8 +82,11 @@ Result<> Service::heed_new_server(const EnginePush& push, fleet::Engine& engine,
 }
 
 Result<std::vector<std::string>> Service::heed_trouble(const EnginePush& push, const fleet::Description& about) const {
-  const auto* trouble =
-      trouble_of(push.known, about, push.model, push.external != nullptr, parts_.make_transfer != nullptr);
+  // Who calls the engine themselves may have ways to it that its server does not tell of.
+  if (!push.external && !push.record.forced)
+    if (const auto why_not = unsuitable(push.known, about))
+      return std::unexpected(why_not->within(fmt::format("engine {} cannot be updated", push.engine)));
+  const auto* trouble = trouble_of(push.known, about, push.model, way_of(push.known, about, push.external != nullptr));
   if (trouble != nullptr && !push.record.forced)
     return std::unexpected(fleet::refusal(*trouble, push.engine, push.record.id));
   std::vector<std::string> cautions;

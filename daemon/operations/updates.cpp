@@ -61,9 +61,22 @@ api::Job Service::with_handles(api::Job job) const {
   return job;
 }
 
+/// Gives the claims back when the job ends, however it does.
+class Service::Released {
+ public:
+  Released(Service& service, const std::vector<EnginePush>& pushes) : service_(service), pushes_(pushes) {}
+  ~Released() { service_.release_engines(pushes_); }
+  Released(const Released&) = delete;
+  Released& operator=(const Released&) = delete;
+
+ private:
+  Service& service_;
+  const std::vector<EnginePush>& pushes_;
+};
+
 Result<api::Job> Service::start_update(const api::UpdateRequest& request, const Occasion& occasion) {
   const auto id = CKPTD_TRY(weights::CheckpointId::of(request.name, request.version));
-  const auto key = key_of(request, id);
+  const auto key = occasion.key.empty() ? key_of(request, id) : occasion.key;
   std::lock_guard lock(starting_);
   if (!request.idempotency_key.empty())
     if (auto earlier = parts_.jobs.with_idempotency_key(key, request.idempotency_key)) return show(*earlier);
@@ -73,15 +86,13 @@ Result<api::Job> Service::start_update(const api::UpdateRequest& request, const 
   // Claimed before the job starts, so that of two requests one is refused and not queued.
   CKPTD_TRY(claim_engines(admitted->pushes));
   std::vector<std::string> names;
-  for (auto& push : admitted->pushes) {
-    push.by_itself = occasion.by_itself;
-    names.push_back(push.engine);
-  }
+  for (const auto& push : admitted->pushes) names.push_back(push.engine);
   const auto subject = fmt::format("{} -> {}{}{}", id.show(), fmt::join(names, ", "), occasion.why.empty() ? "" : ", ",
                                    occasion.why);
   auto record = parts_.jobs.start(
       {"update", subject, key, request.idempotency_key},
       [this, admitted, id, subject](jobs::Handle& job) {
+        const Released claims(*this, admitted->pushes);
         auto account = open_account(job.id(), "update", subject);
         std::vector<records::PushAccount> accounts;
         for (const auto& push : admitted->pushes) accounts.push_back(open_account(push));
@@ -90,7 +101,6 @@ Result<api::Job> Service::start_update(const api::UpdateRequest& request, const 
         for (auto& push : accounts)
           if (!result && !push.error && push.steps.all().empty()) push.error = result.error();  // none of them has begun
         keep_record(account, accounts);
-        release_engines(admitted->pushes);
         return result;
       });
   if (!record) {
@@ -149,13 +159,16 @@ Result<Service::Chosen> Service::chosen_engines(const api::UpdateRequest& reques
     const journal::EngineRecord* drained = nullptr;
     for (const auto& engine : known) {
       if (engine.checkpoint != request.name) continue;
-      if (!engine.drained && !contents.drained) {
+      // Whoever holds the trigger is given the endpoints of all of them, or told why not.
+      if (!comes_later(engine, contents.drained) || (request.external && !engine.drained && !contents.drained)) {
         chosen.push_back(engine);
         continue;
       }
-      drained = &engine;
-      result.drained.push_back(engine.name);
+      if (engine.drained || contents.drained) drained = &engine;
+      result.left_out.push_back(engine.name);
     }
+    if (chosen.empty())
+      for (const auto& engine : result.left_out) CKPTD_TRY(check_not_updating(engine));
     if (chosen.empty() && drained != nullptr) return std::unexpected(out_of_service(*drained, contents.drained));
     if (chosen.empty())
       return fail(ErrorKind::not_found,
@@ -173,15 +186,22 @@ Result<Service::Chosen> Service::chosen_engines(const api::UpdateRequest& reques
   return result;
 }
 
-/// An engine that was out of service when its NAME moved on follows when it is back.
-void Service::move_drained(const Admitted& admitted) {
-  if (admitted.drained.empty() || admitted.pushes.empty()) return;
+bool Service::comes_later(const journal::EngineRecord& engine, bool node_drained) const {
+  if (engine.drained || node_drained) return true;
+  std::lock_guard lock(mutex_);
+  const auto claim = updating_.find(engine.name);
+  return claim != updating_.end() && claim->second.by_itself && engine.follow;
+}
+
+void Service::move_left_out(const Admitted& admitted) {
+  if (admitted.left_out.empty() || admitted.pushes.empty()) return;
   auto written = parts_.journal.change([&](journal::Contents& contents) {
     for (auto& engine : contents.engines)
-      if (std::ranges::find(admitted.drained, engine.name) != admitted.drained.end())
+      if (std::ranges::find(admitted.left_out, engine.name) != admitted.left_out.end())
         engine.target = admitted.pushes.front().record;
   });
-  if (!written) spdlog::warn("the targets of engines out of service could not be moved: {}", written.error().sentence);
+  if (!written) spdlog::warn("the targets of engines that were left out could not be moved: {}", written.error().sentence);
+  for (const auto& engine : admitted.left_out) nudge(engine);
 }
 
 Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, const weights::CheckpointId& id,
@@ -193,7 +213,7 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
   std::shared_ptr<External> external;
   if (request.external) external = std::make_shared<External>(static_cast<std::uint32_t>(request.sessions.value_or(1)));
   auto chosen = CKPTD_TRY(chosen_engines(request));
-  admitted.drained = std::move(chosen.drained);
+  admitted.left_out = std::move(chosen.left_out);
   admitted.lease = CKPTD_TRY(parts_.catalogue.lease(id, "an update being admitted"));
   const auto& contents = *admitted.lease;
   CKPTD_TRY(parts_.endpoints.check_carriable(contents.manifest));
@@ -219,6 +239,7 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     push.record = wanted;
     push.policy = CKPTD_TRY(policy_of(engine, request));
     push.served = serves_now(engine);
+    push.by_itself = occasion.by_itself;
     push.wake = fleet::wake_named(engine.wake).value_or(fleet::Wake::none);
     push.options = now;
     push.requested = requested;
@@ -244,6 +265,7 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     }();
     // Of the last look, since asking takes time; another server that has come since is asked before it is touched.
     if (const auto about = last_description(engine.name)) {
+      push.pipeline_parallel = about->pipeline_parallel;
       auto cautions = CKPTD_TRY(heed_trouble(push, *about));
       push.warnings.insert(push.warnings.end(), cautions.begin(), cautions.end());
     }
@@ -254,8 +276,13 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
 
 Result<> Service::claim_engines(const std::vector<EnginePush>& pushes) {
   std::lock_guard lock(mutex_);
-  for (const auto& push : pushes) CKPTD_TRY(check_unclaimed(push.engine));
-  for (const auto& push : pushes) updating_[push.engine];
+  for (const auto& push : pushes) {
+    CKPTD_TRY(check_unclaimed(push.engine));
+    // Two that were looked at in the same moment.
+    if (auto turn = push.by_itself && push.served ? turn_of(push.known) : ""; !turn.empty())
+      return std::unexpected(Error{ErrorKind::busy, std::move(turn)});
+  }
+  for (const auto& push : pushes) updating_[push.engine] = {.by_itself = push.by_itself, .checkpoint = push.known.checkpoint, .served = push.served};
   return {};
 }
 
@@ -264,7 +291,7 @@ void Service::name_claims(const std::vector<EnginePush>& pushes, const std::stri
     std::lock_guard lock(mutex_);
     for (const auto& push : pushes)
       if (auto at = updating_.find(push.engine); at != updating_.end()) {  // else it has ended already
-        at->second = job;
+        at->second.job = job;
         if (push.external) external_[job] = push.external;
       }
   }
@@ -292,6 +319,7 @@ struct Verdict {
 };
 
 Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Verdict>& verdicts,
+                          const std::vector<std::string>& left_out,
                           const nlohmann::json& agreement, double seconds) {
   auto reports = nlohmann::json::array();
   std::vector<std::string> failures;
@@ -307,10 +335,15 @@ Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Ver
     const auto& sentence = verdict.report.error().sentence;
     failures.push_back(sentence.starts_with(name) ? sentence : fmt::format("{}: {}", name, sentence));
   }
-  if (!first)
-    return nlohmann::json{
-        {"checkpoint", id.show()}, {"engines", reports}, {"agreement", agreement}, {"seconds", seconds}}
-        .dump();
+  if (!first) {
+    nlohmann::json result{
+        {"checkpoint", id.show()}, {"engines", reports}, {"agreement", agreement}, {"seconds", seconds}};
+    for (const auto& engine : left_out)
+      result["left_out"].push_back(fmt::format(
+          "engine {} is left out, since it is out of service or the daemon is at it; it is given {} when it is free", engine,
+          id.show()));
+    return result.dump();
+  }
   Error error = *first;
   if (!reports.empty()) error.kind = ErrorKind::partial;
   error.sentence = verdicts.size() == 1 ? failures.front()
@@ -335,9 +368,15 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
   std::vector<bool> served;
   for (const auto& push : admitted.pushes) served.push_back(push.served);
   const auto update_one = [&](std::size_t i) {
-    const auto& push = admitted.pushes[i];
+    auto& push = admitted.pushes[i];
     accounts[i].begin = Clock::now();
-    auto& report = verdicts[i].report = update_engine(push, *lease, shared, accounts[i], seconds[i]);
+    auto& report = verdicts[i].report;
+    try {
+      report = update_engine(push, *lease, shared, accounts[i], seconds[i]);
+    } catch (const std::exception& error) {
+      report = fail(ErrorKind::internal, "its update broke off: {}", error.what());
+      write_failure(push, job.id(), report.error(), was_touched(push, job.id()));
+    }
     if (push.external) push.external->ended(push.engine, report ? std::nullopt : std::optional(report.error()));
     note_outcome(push, report ? std::nullopt : std::optional(report.error()));
     return report.has_value();
@@ -356,13 +395,14 @@ Result<std::string> Service::run_update(Admitted& admitted, const weights::Check
     if (second) accounts.push_back(*std::move(second));
   shared.tell_stages();
   parts_.catalogue.touch(id);
-  if (std::ranges::all_of(verdicts, [](const auto& verdict) { return verdict.report.has_value(); })) move_drained(admitted);
+  if (std::ranges::all_of(verdicts, [](const auto& verdict) { return verdict.report.has_value(); }))
+    move_left_out(admitted);
   std::map<std::string, std::string> disagreements;
   const auto agreement = compare_updated(job.id(), disagreements);
   for (auto& verdict : verdicts)
     if (const auto at = disagreements.find(verdict.engine); verdict.report && at != disagreements.end())
       (*verdict.report)["warnings"].push_back(at->second);
-  return judge(id, verdicts, agreement, std::chrono::duration<double>(Clock::now() - start).count());
+  return judge(id, verdicts, admitted.left_out, agreement, std::chrono::duration<double>(Clock::now() - start).count());
 }
 
 }  // namespace ckptd::operations

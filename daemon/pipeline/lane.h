@@ -35,6 +35,7 @@ class Together {
         progress(progress),
         offers(gates.before_offers),
         first_bucket(gates.before_first_bucket),
+        in_turn(gates.in_turn),
         answered(gates.answered),
         sessions(gates.sessions) {}
 
@@ -44,6 +45,7 @@ class Together {
   const Deadlines& deadlines;
   Progress& progress;
   Gate offers, first_bucket;
+  const bool in_turn;
   const std::stop_token answered;
   const std::uint32_t sessions;  ///< of each rank; 0: as many as come before the engine answers
 
@@ -62,6 +64,7 @@ class Together {
   void end_session(bool first);
   Clock::time_point first_sessions_ended() const;  ///< the last of them
   Deadline answer_deadline() const;  ///< of now: it moves while some rank is in a session
+  Deadline connect_deadline(Deadline first) const;  ///< of now: with in_turn it moves while another rank is served
 
  private:
   mutable std::mutex error_mutex_;

@@ -100,11 +100,13 @@ class Runner {
     begin_step(what);
     CKPTD_TRY(send());
     const std::array wakers{stop_waker_.fd()};
-    const auto deadline = Deadline::in(limit);
-    for (;;) {
-      const auto woken = CKPTD_TRY(lane_.session->wait(wakers, deadline));
-      if (woken == ranks::Session::Woken::acknowledged) break;
+    const auto first = Deadline::in(limit);
+    for (auto deadline = first;;) {
+      const auto woken = lane_.session->wait(wakers, deadline);
       CKPTD_TRY(all_.check_stop());
+      if (!woken && woken.error().kind == ErrorKind::timed_out && what == Span::What::connect)
+        if (deadline = all_.connect_deadline(first); !deadline.passed()) continue;
+      if (CKPTD_TRY(std::move(woken)) == ranks::Session::Woken::acknowledged) break;
     }
     end_step();
     return {};

@@ -64,6 +64,14 @@ Clock::time_point Together::first_sessions_ended() const {
   return last_first_end_;
 }
 
+/// Of a rank that is served each wait has its own end, so this moves for a bounded time.
+Deadline Together::connect_deadline(Deadline first) const {
+  if (!in_turn) return first;
+  if (progress.connected > progress.finished) return Deadline::in(deadlines.connect);
+  std::lock_guard lock(sessions_mutex_);
+  return progress.finished == 0 ? first : Deadline(std::max(first.at(), last_first_end_ + deadlines.connect));
+}
+
 Deadline Together::answer_deadline() const {
   std::lock_guard lock(sessions_mutex_);
   return Deadline((in_session_ > 0 ? Clock::now() : last_end_) + deadlines.answer);

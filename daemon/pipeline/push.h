@@ -47,7 +47,8 @@ struct Lane {
 };
 
 struct Deadlines {
-  /// From the start until the rank has connected and opened the memory. Long: a busy engine finishes its requests first.
+  /// From the start until the rank has connected and opened the memory. Long: a busy engine finishes its requests first. With
+  /// Gates::in_turn: from the end of the rank before it.
   std::chrono::milliseconds connect{300'000};
   std::chrono::milliseconds reload{120'000};  ///< one bucket
   std::chrono::milliseconds release{60'000};
@@ -122,6 +123,8 @@ struct Gates {
   std::function<Result<>()> before_offers;
   /// Before the first bucket is announced to any rank: records that the engine is touched from here on.
   std::function<Result<>()> before_first_bucket;
+  /// Ranks may come one after the other, as pipeline stages do: who has not come is waited for while another is served.
+  bool in_turn = false;
   /// Requested when the engine has answered. Without one no rank is waited for after its session.
   std::stop_token answered = {};
   /// Not 0: this many sessions of each rank are the update, and the engine's answer is not waited for.

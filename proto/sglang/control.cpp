@@ -44,7 +44,6 @@ std::string pause_body(std::string_view mode) { return json{{"mode", mode}}.dump
 
 std::string continue_body() { return "{}"; }
 
-std::string resume_memory_body(const std::vector<std::string>& tags) { return json{{"tags", tags}}.dump(); }
 
 std::string values_body(std::string_view tensor, std::size_t count) {
   return json{{"name", tensor}, {"truncate_size", count}}.dump();

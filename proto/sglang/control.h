@@ -12,12 +12,10 @@
 namespace ckptd::proto::sglang {
 
 inline constexpr std::string_view kPauseTarget = "/pause_generation", kContinueTarget = "/continue_generation";
-inline constexpr std::string_view kResumeMemoryTarget = "/resume_memory_occupation";
 inline constexpr std::string_view kChecksumsTarget = "/weights_checker", kValuesTarget = "/get_weights_by_name";
 
 std::string pause_body(std::string_view mode);                        ///< {"mode":"abort"}
 std::string continue_body();                                          ///< {}
-std::string resume_memory_body(const std::vector<std::string>& tags);  ///< {"tags":["weights"]}
 std::string checksums_body();                                         ///< {"action":"checksum"}
 
 std::string values_body(std::string_view tensor, std::size_t count);   ///< {"name":"lm_head.weight","truncate_size":9}

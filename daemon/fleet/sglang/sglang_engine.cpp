@@ -82,6 +82,7 @@ class SglangEngine final : public Engine {
     description.pipeline_parallel = info.pipeline_parallel;
     description.data_parallel = info.data_parallel;
     description.nodes = info.nodes;
+    description.ranks = info.tensor_parallel * info.pipeline_parallel;  // data parallelism by attention is within these
     description.data_parallel_attention = info.data_parallel_attention;
     description.draft_models = info.draft_models;
     description.speculative = info.speculative;
@@ -127,15 +128,6 @@ class SglangEngine final : public Engine {
 
   Result<> resume(std::chrono::milliseconds timeout) override {
     return command(wire::kContinueTarget, wire::continue_body(), timeout);
-  }
-
-  Result<> wake_weights(std::chrono::milliseconds timeout) override {
-    return command(wire::kResumeMemoryTarget, wire::resume_memory_body({"weights"}), timeout);
-  }
-
-  /// What a release without tags has released, besides the weights.
-  Result<> wake_rest(std::chrono::milliseconds timeout) override {
-    return command(wire::kResumeMemoryTarget, wire::resume_memory_body({"kv_cache", "cuda_graph"}), timeout);
   }
 
   Result<std::vector<RankChecksums>> checksums(std::chrono::milliseconds timeout) override {

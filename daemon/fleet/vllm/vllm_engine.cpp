@@ -49,7 +49,8 @@ class VllmEngine final : public Engine {
     const auto routes = CKPTD_TRY(routes_offered(deadline));
     if (routes.world_size) {
       const auto world = CKPTD_TRY(get(wire::kWorldTarget, deadline));
-      description.tensor_parallel = wire::read_world_size(world.status, world.body).value_or(1);
+      description.ranks = wire::read_world_size(world.status, world.body).value_or(0);
+      description.tensor_parallel = std::max(description.ranks, 1U);
     }
     std::optional<wire::ServerInfo> info;
     if (routes.server_info) {

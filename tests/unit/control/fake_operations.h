@@ -150,6 +150,7 @@ class FakeOperations final : public operations::Operations {
     if (shown) shown->drained = drained;
     return shown;
   }
+  void start_watching() override {}
   void stop_watching() override {}
   api::Status status() const override {
     note("status");

@@ -168,6 +168,27 @@ TEST_CASE("state, next step and readiness follow from what is known of an engine
       {"asleep since it was started",
        with([](Facts& f) { f.look = saw(Seen::asleep), f.given.reset(), f.wake = Wake::all; }), State::asleep,
        Next::wake_then_push, false, ""},
+      {"serving, and another of its name is at its update",
+       with([](Facts& f) { f.target = kTwo, f.turn = "it waits until engine b has been updated"; }), State::serving,
+       Next::wait, true, "engine b"},
+      {"paused by us, and given nothing that is whole: nobody else lets it go on",
+       with([](Facts& f) {
+         f.paused_by_us = true, f.given.reset(), f.target.reset(), f.look = saw(Seen::paused);
+       }),
+       State::waiting, Next::resume, false, "lets it go on"},
+      {"the same, and its target is not there",
+       with([](Facts& f) {
+         f.paused_by_us = true, f.lost = "somebody else", f.target_is = Residency::missing, f.look = saw(Seen::paused);
+       }),
+       State::waiting, Next::resume, false, ""},
+      {"paused by us, and about to be given its target",
+       with([](Facts& f) { f.paused_by_us = true, f.given.reset(), f.look = saw(Seen::paused); }), State::waiting,
+       Next::push, false, ""},
+      {"paused by us and poisoned: it is not let go on",
+       with([](Facts& f) {
+         f.paused_by_us = true, f.poisoned = "x", f.target_is = Residency::missing, f.look = saw(Seen::paused);
+       }),
+       State::poisoned, Next::tell, false, ""},
       {"woken, its memory was released", with([](Facts& f) { f.lost = "its memory was released"; }), State::waiting,
        Next::push, false, "released"},
   };

@@ -22,6 +22,7 @@ inline Contents full_contents() {
                    .label = "1",
                    .lost = "its server was restarted",
                    .changed_by_others = true,
+                   .given_asleep = true,
                    .drained = true,
                    .api_key_file = "/etc/ckptd/sglang.key",
                    .admin_key_file = "/etc/ckptd/sglang-admin.key"},

@@ -201,3 +201,31 @@ TEST_CASE("an endpoint that was handed out and not used is kept for whoever come
   CHECK(house.endpoints.in_custody().size() == 1);
   CHECK(house.journal->contents().in_custody.size() == 1);
 }
+
+TEST_CASE("nobody asks an engine that others call for its checksums") {
+  Held house;
+  house.behaviour->set_checksums({{"tp0", {{"a", "1"}}}});
+  std::atomic<int> asked = 0;
+  house.behaviour->while_summing = [&] { ++asked; };
+  const auto job = house.operations->update(external("1"));
+  REQUIRE(job);
+  CHECK(house.end_of(job->id).state == "succeeded");
+  CHECK(asked == 0);
+  CHECK(house.run_update(House::to("1")).state == "succeeded");
+  CHECK(asked == 1);  // as it is for an update of ours
+}
+
+TEST_CASE("a mixture belongs to the server that has it, also when others call that") {
+  Held house;
+  REQUIRE(house.run_update(House::to("1")).state == "succeeded");
+  house.operations->stop_watching();  // nobody has seen that it was restarted
+  house.behaviour->restart();
+  house.endpoints.fail_reload_on = "HOST-0";
+  const auto job = house.operations->update(external("1"));
+  REQUIRE(job);
+  CHECK(house.end_of(job->id).state == "failed");
+  const auto record = house.journal->contents().engines.front();
+  CHECK_FALSE(record.poisoned.empty());
+  CHECK(record.listener == ProcessId{8, 1});
+  CHECK(record.lost.find("restarted") != std::string::npos);
+}

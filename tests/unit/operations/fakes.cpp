@@ -87,6 +87,7 @@ Result<> FakeEndpoints::check_carriable(const weights::Manifest&) const {
 
 Result<std::unique_ptr<ranks::Session>> FakeEndpoints::open(std::string engine, std::string device) {
   ++opened;
+  if (on_open) on_open();
   if (open_fails) return fail(ErrorKind::no_space, "no descriptor is left for the endpoint of {}", device);
   return std::make_unique<FakeSession>(*this, fmt::format("ipc:///fake/{}", opened.load()), std::move(engine), std::move(device));
 }
@@ -197,6 +198,7 @@ Result<fleet::Observation> FakeEngine::observe(std::chrono::milliseconds timeout
 
 Result<fleet::Description> FakeEngine::describe(std::chrono::milliseconds timeout) {
   if (behaviour_->gone) return fail(ErrorKind::unavailable, "engine fake: nobody listens");
+  if (!behaviour_->describes) return fail(ErrorKind::timed_out, "engine fake: no answer");
   std::lock_guard lock(behaviour_->mutex);
   if (behaviour_->about) return *behaviour_->about;
   return fleet::Engine::describe(timeout);
@@ -204,6 +206,7 @@ Result<fleet::Description> FakeEngine::describe(std::chrono::milliseconds timeou
 
 Result<> FakeEngine::wake_weights(std::chrono::milliseconds) {
   ++behaviour_->wakes;
+  behaviour_->hear("wake weights");
   return {};
 }
 

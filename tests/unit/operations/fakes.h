@@ -46,6 +46,7 @@ class FakeEndpoints final : public ranks::Endpoints {
   std::function<void()> on_raise;       ///< called as one does; set while nothing runs
   std::atomic<bool> connect = true;      ///< false: nobody comes
   std::atomic<int> returns = 0;          ///< how often each rank comes back after its first session
+  std::function<void()> on_open;         ///< called for each; set while nothing runs
   std::atomic<bool> open_fails = false;  ///< no endpoint can be bound
   std::vector<ranks::OpenEndpoint> adopted;
   std::atomic<int> opened = 0, discarded = 0, failed = 0;
@@ -121,6 +122,7 @@ class FakeEngine final : public fleet::Engine {
       heard.push_back(std::move(call));
     }
     std::optional<fleet::Description> about;
+    std::atomic<bool> describes = true;  ///< false: it has not the time
     std::optional<std::vector<fleet::RankChecksums>> checksums;  ///< absent: it cannot tell any
     bool drops_checksums = false;                                ///< it has the call, and fails it
     std::map<std::string, std::vector<double>> values;           ///< of tensors that it tells, by name; under mutex

@@ -68,6 +68,7 @@ struct House {
          },
          *peaks, [this] { return reread(); }, {}, make_transfer},
         options);
+    operations->start_watching();
   }
 
   ~House() {
@@ -114,8 +115,9 @@ struct House {
 
   /// One that the daemon brings to its target.
   void follow_engine(const std::string& name = "e", const std::string& target = "", const std::string& wake = "none") {
-    REQUIRE(operations->put_engine({.name = name, .kind = "sglang", .endpoint = "http://127.0.0.1:1", .checkpoint = "m",
-                                    .devices = {}, .target = target, .wake = wake}));
+    REQUIRE(operations->put_engine({.name = name, .kind = wake == "none" ? "sglang" : "vllm",
+                                    .endpoint = "http://127.0.0.1:1", .checkpoint = "m", .devices = {}, .target = target,
+                                    .wake = wake}));
   }
 
   static proto::control::UpdateRequest to(const std::string& version) {

@@ -282,6 +282,12 @@ TEST_CASE("the configuration seeds a target once") {
                           .wake = "some"})
             .error()
             .kind == ErrorKind::invalid_argument);
+  // It does not tell that it sleeps.
+  CHECK(house.operations
+            ->put_engine({.name = "f", .kind = "sglang", .endpoint = "http://127.0.0.1:1", .checkpoint = "m",
+                          .wake = "weights"})
+            .error()
+            .kind == ErrorKind::unsupported);
 }
 
 TEST_CASE("a rollback goes back to what was served before, and again forward") {

@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include "tests/unit/operations/house.h"
+#include "tests/unit/operations/soon.h"
 
 using namespace ckptd;
 using namespace ckptd::tests;
@@ -110,4 +111,30 @@ TEST_CASE("native is for kinds that have it") {
   REQUIRE_FALSE(put);
   CHECK(put.error().kind == ErrorKind::invalid_argument);
   CHECK(put.error().sentence.find("leave transfer at auto") != std::string::npos);
+}
+
+TEST_CASE("the way does not depend on whether a server has the time to tell it") {
+  House house;
+  Transfers transfers(house);
+  house.behaviour->about.emplace().weight_transfer = "ipc";
+  house.behaviour->about->version = "1.2";
+  house.load_or_die("1", 1);
+  add(house, "vllm", "auto");
+  SECTION("it told once") {
+    REQUIRE(soon([&] { return house.operations->engine("e")->server == "1.2"; }));
+    house.behaviour->describes = false;
+    CHECK(house.run_update(House::to("1")).state == "succeeded");
+    CHECK(transfers.way == "ipc");
+  }
+  SECTION("it never told") {
+    house.behaviour->describes = false;
+    house.behaviour->restart();  // and what was told was told by another
+    house.start();
+    house.load_or_die("1", 1);
+    const auto job = house.run_update(House::to("1"));
+    CHECK(job.state == "failed");
+    CHECK(job.error->sentence.find("how it takes weights could not be found out") != std::string::npos);
+    CHECK(transfers.made == 0);
+  }
+  CHECK(house.behaviour->calls == 0);
 }

@@ -21,7 +21,11 @@ class ScriptedSession final : public ranks::Session {
 
   Result<> offer(const device::Export&) override {
     note("offer");
-    if (!script_.never_connects) answer_later(script_.fails_open ? "cannot open" : "", {});
+    if (script_.never_connects) return {};
+    answer_later(script_.fails_open ? "cannot open" : "", [this](std::stop_token ended) {
+      while (script_.connects_after && script_.connects_after->sessions == 0 && !ended.stop_requested())
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    });
     return {};
   }
   Result<> reload(std::span<const ranks::TensorView> tensors, std::uint32_t number) override {
@@ -39,7 +43,7 @@ class ScriptedSession final : public ranks::Session {
     }
     if (script_.stall_at_bucket == number) return {};
     const bool fails = script_.fail_at_bucket == number || (script_.fails_return && model_->sessions > 0);
-    answer_later(fails ? "load_weights raised" : "", [this, wanted] {
+    answer_later(fails ? "load_weights raised" : "", [this, wanted](std::stop_token) {
       std::lock_guard lock(model_->mutex);
       for (const auto& [name, offset, bytes] : wanted) {
         auto& content = model_->tensors[name];
@@ -56,7 +60,10 @@ class ScriptedSession final : public ranks::Session {
   }
   Result<> finish() override {
     note("finish");
-    answer_later(script_.fails_finish ? "post hook raised" : "", [this] { ++model_->sessions; });
+    answer_later(script_.fails_finish ? "post hook raised" : "", [this](std::stop_token) {
+      std::this_thread::sleep_for(script_.finish_after);
+      ++model_->sessions;
+    });
     return {};
   }
 
@@ -108,12 +115,12 @@ class ScriptedSession final : public ranks::Session {
     model_->steps.push_back(std::move(step));
   }
 
-  void answer_later(std::string trouble, std::function<void()> load) {
+  void answer_later(std::string trouble, std::function<void(std::stop_token)> load) {
     trouble_ = std::move(trouble);
     const auto span = std::chrono::microseconds(random_() % static_cast<unsigned>(script_.load.count() + 1));
-    thread_ = std::jthread([this, span, load = std::move(load)] {
+    thread_ = std::jthread([this, span, load = std::move(load)](std::stop_token ended) {
       std::this_thread::sleep_for(span);
-      if (load) load();
+      if (load) load(std::move(ended));
       answered_.wake();
     });
   }

@@ -25,6 +25,8 @@ struct Script {
   std::uint64_t seed = 1;
   std::optional<std::uint32_t> fail_at_bucket, stall_at_bucket;
   bool never_connects = false, fails_open = false, fails_finish = false;
+  std::shared_ptr<struct Model> connects_after = nullptr;  ///< when this rank has had its first session
+  std::chrono::milliseconds finish_after{0};  ///< how long its post hook takes
   unsigned returns = 0;                      ///< how often the rank comes back for another session
   std::chrono::milliseconds return_after{0};
   bool fails_return = false;                 ///< its later sessions fail in their first bucket

@@ -115,36 +115,33 @@ TEST_CASE("describe: data parallelism of the attention alone is no hindrance") {
   CHECK(told->data_parallel_attention);
 }
 
-TEST_CASE("pausing, resuming and waking are one post each") {
+TEST_CASE("pausing and resuming are one post each") {
   ScriptedServer server({{"POST /pause_generation", {{200, R"({"message":"Generation paused successfully.","status":"ok"})"}}},
-                         {"POST /continue_generation", {{200, R"({"status":"ok"})"}}},
-                         {"POST /resume_memory_occupation", {{200, "null"}}}});
+                         {"POST /continue_generation", {{200, R"({"status":"ok"})"}}}});
   const auto engine = engine_at(server);
   CHECK(engine->pause(fleet::Pause::none, kLong, {}));
   CHECK(server.requests().empty());
   CHECK(engine->pause(fleet::Pause::in_place, kLong, {}));
   CHECK(server.body_of("POST /pause_generation") == R"({"mode":"in_place"})");
   CHECK(engine->resume(kLong));
-  CHECK(engine->wake_weights(kLong));
-  CHECK(engine->wake_rest(kLong));
   const auto seen = server.seen();
-  REQUIRE(seen.size() == 4);
+  REQUIRE(seen.size() == 2);
   CHECK(seen[1].body == "{}");
-  CHECK(seen[2].body == R"({"tags":["weights"]})");
-  CHECK(seen[3].body == R"({"tags":["kv_cache","cuda_graph"]})");
   const auto kept = engine->pause(fleet::Pause::keep, kLong, {});
   REQUIRE_FALSE(kept);
   CHECK(kept.error().kind == ErrorKind::invalid_argument);
-  CHECK(server.requests().size() == 4);
+  CHECK(server.requests().size() == 2);
 }
 
-TEST_CASE("an old server has no pause, one with requests refuses a release") {
-  ScriptedServer server({{"POST /resume_memory_occupation", {{400, R"({"error":{"message":"server is not idle"}})"}}}});
-  const auto engine = engine_at(server);
-  CHECK(engine->pause(fleet::Pause::abort, kLong, {}).error().kind == ErrorKind::unsupported);
-  const auto refused = engine->wake_weights(kLong);
-  CHECK(refused.error().kind == ErrorKind::peer_failed);
-  CHECK(refused.error().vendor == "server is not idle");
+TEST_CASE("an old server has no pause") {
+  ScriptedServer server({});
+  CHECK(engine_at(server)->pause(fleet::Pause::abort, kLong, {}).error().kind == ErrorKind::unsupported);
+}
+
+TEST_CASE("it cannot be woken, since nothing tells that it sleeps") {
+  ScriptedServer server({});
+  CHECK(engine_at(server)->wake_weights(kLong).error().kind == ErrorKind::unsupported);
+  CHECK(server.requests().empty());
 }
 
 TEST_CASE("the label is read back after an update") {
