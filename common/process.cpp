@@ -19,6 +19,8 @@
 namespace ckptd {
 namespace {
 
+constexpr std::size_t kMostEnvironmentBytes = 1 << 20;
+
 /// Of /proc/PID/stat; see proc_pid_stat(5), which counts fields from 1.
 struct Stat {
   char state = 0;             ///< field 3
@@ -102,6 +104,20 @@ bool has_open(const ProcessId& process, std::string_view path_begin, const std::
     if (std::filesystem::read_symlink(entry->path(), closed).native().starts_with(path_begin)) return true;
   }
   return false;
+}
+
+std::optional<std::string> variable_of(const ProcessId& process, std::string_view name) {
+  UniqueFd fd(::open(fmt::format("/proc/{}/environ", process.pid).c_str(), O_RDONLY | O_CLOEXEC));
+  std::string text;
+  std::array<char, 4096> piece;
+  for (ssize_t bytes = 0; fd && text.size() < kMostEnvironmentBytes && (bytes = ::read(fd.get(), piece.data(), piece.size())) > 0;)
+    text.append(piece.data(), static_cast<std::size_t>(bytes));
+  for (std::size_t at = 0; at < text.size();) {
+    const auto entry = std::string_view(text).substr(at, text.find('\0', at) - at);
+    if (entry.starts_with(name) && entry.substr(name.size()).starts_with('=')) return std::string(entry.substr(name.size() + 1));
+    at += entry.size() + 1;
+  }
+  return std::nullopt;
 }
 
 }  // namespace ckptd

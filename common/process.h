@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,5 +32,8 @@ std::vector<ProcessId> with_descendants(const ProcessId& process, const std::str
 
 /// Whether it has a file open now whose path begins so. False also of one whose descriptors we may not read.
 bool has_open(const ProcessId& process, std::string_view path_begin, const std::string& root = {});
+
+/// A variable of the environment that it was started with. Absent: it has none of that name, or we may not read it.
+std::optional<std::string> variable_of(const ProcessId& process, std::string_view name);
 
 }  // namespace ckptd

@@ -89,6 +89,8 @@ std::string summary_of_update(const Job& job, const json& result) {
   out += engines.empty() ? "\n" : ":\n";
   for (const auto& engine : engines)
     if (engine.is_object()) out += summary_of_engine(engine);
+  for (const auto& sentence : list_in(result, "left_out"))
+    if (sentence.is_string()) out += fmt::format("  {}\n", printable(sentence.get<std::string>()));
   return out;
 }
 

@@ -108,8 +108,8 @@ Result<api::Engine> Service::put_engine(const api::EngineRequest& request) {
       if (at->kind != wanted.kind || at->endpoint != wanted.endpoint) forget_sighting(request.name);
       *at = registered_again(wanted, *at);
     }));
+    watch_engine(request.name);
   }
-  watch_engine(request.name);
   return engine(request.name);
 }
 
@@ -122,8 +122,6 @@ Result<> Service::remove_engine(const std::string& name) {
       found = std::erase_if(contents.engines, [&](const auto& engine) { return engine.name == name; }) > 0;
     }));
     if (!found) return fail(ErrorKind::not_found, "no engine is named {} (ckptctl engine list)", name);
-  }
-  {
     std::lock_guard lock(watching_);
     if (auto node = watches_.extract(name)) {
       node.mapped()->request_stop();  // a look may be under way, and nobody waits for that here

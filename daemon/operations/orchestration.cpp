@@ -154,7 +154,8 @@ void Service::resume_engine(const std::string& engine) {
 
 Result<> Service::try_resume(const std::string& engine) {
   const auto record = CKPTD_TRY(known_engine(engine));
-  if (record.paused.empty()) return {};
+  // Since it was looked at an update may have left it with a mixture.
+  if (record.paused.empty() || !record.poisoned.empty()) return {};
   auto server = CKPTD_TRY(parts_.make_engine(record));
   if (auto resumed = server->resume(options()->ping_timeout); !resumed)
     return std::unexpected(resumed.error().within(fmt::format("engine {} could not be resumed", engine)));

@@ -34,7 +34,9 @@ Result<api::Engine> Service::change_engine(const std::string& name, const api::E
     const auto record = CKPTD_TRY(known_engine(name));
     CKPTD_TRY(check_target(change.target, record.checkpoint));
     CKPTD_TRY(check_not_updating(name));
-    auto target = record_of_version(parts_.catalogue, CKPTD_TRY(weights::CheckpointId::parse(change.target)));
+    const auto id = CKPTD_TRY(weights::CheckpointId::parse(change.target));
+    parts_.catalogue.touch(id);  // what is about to be wanted makes no room for others
+    auto target = record_of_version(parts_.catalogue, id);
     for (const auto& known : {record.target, record.serving, record.previous}) give_as_before(target, known);
     CKPTD_TRY(parts_.journal.change([&](journal::Contents& contents) {
       for (auto& engine : contents.engines)

@@ -37,7 +37,7 @@ class Kinds(harness.Case):
         for kind, arguments in (("sglang", ()), ("sglang", ("--old",)), ("vllm", ("--sleep-mode",)),
                                 ("lmdeploy", ("--empty-init",))):
             with self.subTest(kind=kind, arguments=arguments):
-                daemon, engine, source = self.engine_of(kind, *arguments, add=("--wake", "all"))
+                daemon, engine, source = self.engine_of(kind, *arguments, add=() if kind == "sglang" else ("--wake", "all"))
                 daemon.must("update", "m@1")
                 self.assertEqual(daemon.engine("e")["serving"], "m@1")
                 self.assert_holds(engine, source)
@@ -47,6 +47,54 @@ class Kinds(harness.Case):
                                    "--checkpoint", "m")
         self.assert_fails(answer, "invalid_argument", "tgi")
         self.assertIn("sglang, vllm, lmdeploy", answer.everything())
+
+    def test_a_server_that_cannot_be_updated_is_said_to_be_one_and_left_alone(self):
+        two, one = ("HOST-0", "HOST-1"), ("HOST-0",)
+        for kind, arguments, ranks, devices, words in (
+                ("sglang", ("--dp-size", "2"), two, (), "start one server a replica"),
+                ("sglang", (), two, one, "it has 2 ranks, and is registered with 1 device"),
+                ("sglang", (), one, (), "it has 1 rank, and is registered with 2 devices"),
+                ("vllm", (), one, (), "it has 1 rank, and is registered with 2 devices"),
+                ("lmdeploy", ("--backend", "turbomind"), two, (), "--backend pytorch"),
+                ("lmdeploy", ("--no-checkpoint-engine",), two, (), "install it beside LMDeploy")):
+            with self.subTest(kind=kind, arguments=arguments, devices=devices):
+                add = ("--target", "m@1") + (("--devices", ",".join(devices)) if devices else ())
+                daemon, engine, _ = self.engine_of(kind, *arguments, devices=ranks, add=add)
+                harness.wait_until("the operator to be told", lambda: words in daemon.engine("e")["why"])
+                record = daemon.engine("e")
+                self.assertEqual((record["state"], record["next"]), ("waiting", "tell"), record)
+                self.assertIn(words, daemon.ctl("status", json_output=False).stdout.replace("\n", " "))
+                answer = daemon.ctl("update", "m@1")
+                self.assert_fails(answer, ("unsupported", "conflict"), words)
+                self.assertEqual(engine.calls(), [])
+                self.assertFalse(engine.state()["paused"])
+
+    def test_ranks_that_are_left_out_by_force_are_not_heard_of(self):
+        """The trap itself, which is why such an engine is refused."""
+        daemon, engine, source = self.engine_of("sglang", add=("--devices", "HOST-0", "--no-follow"))
+        daemon.must("update", "m@1", "--force")
+        held = engine.post("/standin/compare", checkpoint=source)
+        self.assertEqual([held[device]["equal"] for device in ("HOST-0", "HOST-1")], [True, False])
+
+    def test_a_sglang_that_may_release_its_memory(self):
+        daemon, engine, source = self.engine_of("sglang", "--memory-saver")
+        daemon.must("update", "m@1")
+        self.assert_holds(engine, source)
+        harness.wait_until("the warning", lambda: any("must resume it before" in each for each in daemon.engine("e")["warnings"]))
+        answer = daemon.ctl("engine", "add", "e", "--kind", "sglang", "--endpoint", engine.endpoint, "--checkpoint", "m",
+                            "--wake", "weights")
+        self.assert_fails(answer, "unsupported", "resume_memory_occupation")
+        # What the warning is about.
+        self.assertEqual(engine.http("POST", "/release_memory_occupation", {"tags": ["weights"]})[0], 200)
+        self.assertNotEqual(daemon.ctl("update", "m@1").code, 0)
+        self.assert_alive(daemon)
+
+    def test_a_server_with_more_patience_is_not_warned_about(self):
+        for environment, warned in (({}, True), ({"SGLANG_WAIT_WEIGHTS_READY_TIMEOUT": "3600"}, False)):
+            daemon, engine, _ = self.engine_of("sglang", "--wait-weights", "600", "--load-format", "dummy",
+                                               environment=environment, add=("--no-follow",))
+            harness.wait_until("it to be described", lambda: daemon.engine("e")["server"])
+            self.assertEqual(any("gives up after 120 s" in each for each in daemon.engine("e")["warnings"]), warned)
 
     def test_what_a_server_lacks_is_said_and_nothing_is_touched(self):
         for kind, arguments, words in (("vllm", ("--no-dev-mode",), "VLLM_SERVER_DEV_MODE=1"),

@@ -303,9 +303,6 @@ class Server:
 
     def _run_ranks(self, handles, call, misbehaviour):
         """The complaint of the FIRST rank alone, as the schedulers of the engines answer, or None."""
-        for rank in self.ranks if self.arguments.strict_uuids else ():
-            if rank.device not in handles:
-                return self.missing_uuid(rank.device, handles)
         lost = misbehaviour.get("device") or self.ranks[0].device if misbehaviour.get("answer") == "wrong_uuid" else None
         answers = {}
 
@@ -558,7 +555,6 @@ def common_parser(description):
     parser.add_argument("--draft-models", type=int, default=0, help="more sessions of each rank on its endpoint")
     parser.add_argument("--api-key")
     parser.add_argument("--version", help="that it tells, where its kind tells one")
-    parser.set_defaults(strict_uuids=False)
     return parser
 
 

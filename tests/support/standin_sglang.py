@@ -31,7 +31,6 @@ class Sglang(Server):
     def __init__(self, ranks, arguments):
         super().__init__(ranks, arguments)
         self._waits_until = time.monotonic() + arguments.wait_weights
-        arguments.strict_uuids = True
 
     def starting(self):
         """Waiting for its first weights is starting too, until it gives up and serves what it has."""

@@ -1,5 +1,7 @@
 #include "daemon/fleet/sglang/sglang_engine.h"
 
+#include <cstdlib>
+
 #include "common/utf8.h"
 #include "daemon/fleet/caller.h"
 #include "proto/sglang/about.h"
@@ -27,8 +29,18 @@ std::optional<Error> unsuitable(const wire::ServerInfo& info) {
   return std::nullopt;
 }
 
-std::vector<std::string> warnings_about(const wire::ServerInfo& info) {
+constexpr std::string_view kPatience = "SGLANG_WAIT_WEIGHTS_READY_TIMEOUT";  // seconds; 120 where it is not set
+constexpr double kUsualPatienceSeconds = 120;
+
+/// As far as its environment may be read from here: it is told nowhere else.
+bool has_more_patience(const std::optional<ProcessId>& listener) {
+  const auto text = listener && listener->pid != 0 ? variable_of(*listener, kPatience) : std::nullopt;
+  return text && std::strtod(text->c_str(), nullptr) > kUsualPatienceSeconds;
+}
+
+std::vector<std::string> warnings_about(const wire::ServerInfo& info, const std::optional<ProcessId>& listener) {
   std::vector<std::string> warnings;
+  if (info.waits_for_weights && has_more_patience(listener)) return warnings;
   if (info.waits_for_weights)
     warnings.emplace_back(
         "it waits for its first weights before it is ready, but gives up after 120 s and then serves what it has, unless "
@@ -62,7 +74,7 @@ class SglangEngine final : public Engine {
       CKPTD_TRY(about(wire::read_done("GET /ping", ping.status, ping.body, ping.sent), deadline));
       seen.state = CKPTD_TRY(serving_or_paused(deadline));
     }
-    seen.weight_version = CKPTD_TRY(weight_version(deadline));
+    seen.weight_version = shown(CKPTD_TRY(weight_version(deadline)));
     seen.listener = caller_.listener();
     return seen;
   }
@@ -89,7 +101,7 @@ class SglangEngine final : public Engine {
     description.quantization = info.quantization;
     description.can_sleep = info.memory_saver;
     description.can_verify = routes.status == 200 && wire::offers_route(routes.body, wire::kChecksumsTarget);
-    description.warnings = warnings_about(info);
+    description.warnings = warnings_about(info, caller_.listener());
     description.unsuitable = unsuitable(info);
     return description;
   }

@@ -1,5 +1,6 @@
 #include "daemon/fleet/vllm/vllm_engine.h"
 
+#include "common/utf8.h"
 #include "daemon/fleet/caller.h"
 #include "proto/vllm/about.h"
 #include "proto/vllm/control.h"
@@ -31,7 +32,7 @@ class VllmEngine final : public Engine {
       seen.state = CKPTD_TRY(awake_state(deadline));
     }
     const auto info = CKPTD_TRY(get(wire::kWeightInfoTarget, deadline));
-    seen.weight_version = wire::read_weight_version(info.status, info.body);
+    seen.weight_version = shown(wire::read_weight_version(info.status, info.body));
     seen.listener = caller_.listener();
     return seen;
   }

@@ -127,3 +127,12 @@ TEST_CASE("the family of a process is itself and what it started") {
   CHECK(with_descendants({.pid = 12, .started = 3}, "/nowhere").size() == 1);
   CHECK(with_descendants({.pid = 0, .started = 3}).size() == 1);  // of whom only a socket is known
 }
+
+TEST_CASE("what a process was started with") {
+  const auto self = process_with(::getpid());
+  REQUIRE(std::getenv("PATH") != nullptr);
+  CHECK(variable_of(self, "PATH") == std::getenv("PATH"));
+  CHECK_FALSE(variable_of(self, "PAT"));
+  CHECK_FALSE(variable_of(self, "CKPTD_NO_SUCH_VARIABLE"));
+  CHECK_FALSE(variable_of({.pid = 0, .started = 3}, "PATH"));
+}
