@@ -83,7 +83,9 @@ Result<> Service::heed_new_server(const EnginePush& push, fleet::Engine& engine,
 
 Result<std::vector<std::string>> Service::heed_trouble(const EnginePush& push, const fleet::Description& about) const {
   // Who calls the engine themselves may have ways to it that its server does not tell of.
-  if (!push.external && !push.record.forced)
+  // And what its own transfer lacks that says better itself.
+  const bool by_transfer = push.known.transfer == "native" && about.unsuitable;
+  if (!push.external && !push.record.forced && !by_transfer)
     if (const auto why_not = unsuitable(push.known, about))
       return std::unexpected(why_not->within(fmt::format("engine {} cannot be updated", push.engine)));
   const auto* trouble = trouble_of(push.known, about, push.model, way_of(push.known, about, push.external != nullptr));

@@ -102,11 +102,11 @@ class Runner {
     const std::array wakers{stop_waker_.fd()};
     const auto first = Deadline::in(limit);
     for (auto deadline = first;;) {
-      const auto woken = lane_.session->wait(wakers, deadline);
-      CKPTD_TRY(all_.check_stop());
+      auto woken = lane_.session->wait(wakers, deadline);
       if (!woken && woken.error().kind == ErrorKind::timed_out && what == Span::What::connect)
         if (deadline = all_.connect_deadline(first); !deadline.passed()) continue;
       if (CKPTD_TRY(std::move(woken)) == ranks::Session::Woken::acknowledged) break;
+      CKPTD_TRY(all_.check_stop());
     }
     end_step();
     return {};
