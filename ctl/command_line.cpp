@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -47,6 +48,20 @@ struct Typed {
 CLI::Option* stands_for(Stands what, Typed& typed, CLI::Option* option) {
   typed.meanings[option] = what;
   return option;
+}
+
+/// An option whose value is a whole number in decimal digits. CLI11's own reading takes "-1" for the largest number that
+/// there is, a number that is too large for the same, and "010" for eight.
+CLI::Option* add_number(CLI::App* app, const char* name, std::optional<std::uint64_t>& into, const char* help) {
+  const auto read = [name, &into](const std::string& text) {
+    std::uint64_t number = 0;
+    const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    const bool octal = text.size() > 1 && text.starts_with('0');
+    if (error != std::errc{} || rest != text.data() + text.size() || octal)
+      throw CLI::ValidationError(name, fmt::format("'{}' is no whole number from 0: write it in decimal digits, as in 2", text));
+    into = number;
+  };
+  return app->add_option_function<std::string>(name, read, help)->type_name("NUMBER");
 }
 
 Result<CheckpointName> split_checkpoint(const std::string& text) {
@@ -167,14 +182,13 @@ void add_load_and_update(CLI::App& app, Typed& typed) {
                      "of an update that leaves a mixture: repush (the last good version, once) or hold. Default: as each "
                      "engine is registered");
   update->add_option("--weight-version", typed.weight_version, "the label that engines tell, remembered with their target. Default: VERSION");
-  update->add_option("--max-unavailable", typed.max_unavailable,
-                     "how many of the engines that serve may be out of service at once; 0: all. Default: 1 when several "
-                     "serve");
+  add_number(update, "--max-unavailable", typed.max_unavailable,
+             "how many of the engines that serve may be out of service at once; 0: all. Default: 1 when several serve");
   update->add_option("--trigger", typed.trigger,
                      "who calls the engines: ckptd; or external, who is given the endpoints for that and does all else")
       ->capture_default_str();
-  update->add_option("--sessions", typed.sessions,
-                     "of an external trigger: how many sessions each rank opens, as for draft models. Default: 1");
+  add_number(update, "--sessions", typed.sessions,
+             "of an external trigger: how many sessions each rank opens, as for draft models. Default: 1");
   add_start_of_job(update, typed);
   on_finish(update, typed, finish_update);
 }

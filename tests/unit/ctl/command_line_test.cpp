@@ -247,5 +247,23 @@ TEST_CASE("symbolic links stay, and so does '..' behind one") {
   CHECK(source_uri("real/../x").value() == base + "/x");
 }
 
+TEST_CASE("a number is what its decimal digits say, or a usage error") {
+  const auto unavailable = [](const char* text) {
+    return command<Update>({"update", "a@1", "--max-unavailable", text}).request.max_unavailable;
+  };
+  CHECK(unavailable("0") == 0u);
+  CHECK(unavailable("10") == 10u);
+  CHECK(unavailable("18446744073709551615") == 18446744073709551615u);
+  for (const char* wrong : {"-1", "+1", "010", "0x10", "1.0", "2 ", " 2", "two", "", "99999999999999999999999"}) {
+    INFO(wrong);
+    const auto refused = parse({"update", "a@1", "--max-unavailable", wrong});
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().sentence.find("--max-unavailable") != std::string::npos);
+    CHECK_FALSE(parse({"update", "a@1", "--trigger", "external", "--sessions", wrong}));
+  }
+  CHECK_FALSE(parse({"update", "a@1", "--trigger", "external", "--sessions=-18446744073709551615"}));
+  CHECK_FALSE(parse({"update", "a@1", "--max-unavailable="}));
+}
+
 }  // namespace
 }  // namespace ckptd::ctl
