@@ -229,9 +229,10 @@ void add_jobs(CLI::App& app, Typed& typed) {
   stands_for(Stands::job, typed, watch->add_option("id", typed.id, "the job, as in load-17"))->required();
   on_finish(watch, typed, [](const Typed& chosen) { return WatchJob{chosen.id}; });
   auto* trace = job->add_subcommand("trace", "write what happened when, for ui.perfetto.dev or as a page of its own");
-  trace->add_option("id", typed.id, "the job, as in update-18")->required();
-  trace->add_option("--output", typed.output, "file for the JSON instead of stdout");
-  trace->add_option("--html", typed.html, "file for a page that any browser opens, without a network");
+  stands_for(Stands::job, typed, trace->add_option("id", typed.id, "the job, as in update-18"))->required();
+  stands_for(Stands::file, typed, trace->add_option("--output", typed.output, "file for the JSON instead of stdout"));
+  stands_for(Stands::file, typed,
+             trace->add_option("--html", typed.html, "file for a page that any browser opens, without a network"));
   on_finish(trace, typed, [](const Typed& chosen) { return TraceJob{chosen.id, chosen.output, chosen.html}; });
   auto* cancel = job->add_subcommand("cancel", "ask a job to end");
   stands_for(Stands::job, typed, cancel->add_option("id", typed.id, "the job, as in load-17"))->required();
