@@ -50,6 +50,9 @@ CLI::Option* stands_for(Stands what, Typed& typed, CLI::Option* option) {
   return option;
 }
 
+/// A variable that a script has not set must not pass for an option that was not given.
+std::string is_not_empty(const std::string& value) { return value.empty() ? "is empty; is a variable not set?" : ""; }
+
 /// An option whose value is a whole number in decimal digits. CLI11's own reading takes "-1" for the largest number that
 /// there is, a number that is too large for the same, and "010" for eight.
 CLI::Option* add_number(CLI::App* app, const char* name, std::optional<std::uint64_t>& into, const char* help) {
@@ -65,8 +68,8 @@ CLI::Option* add_number(CLI::App* app, const char* name, std::optional<std::uint
 }
 
 Result<CheckpointName> split_checkpoint(const std::string& text) {
-  auto at = text.rfind('@');
-  if (at == std::string::npos || at == 0 || at + 1 == text.size())
+  auto at = text.find('@');
+  if (at == std::string::npos || at == 0 || at + 1 == text.size() || text.find('@', at + 1) != std::string::npos)
     return fail(ErrorKind::invalid_argument, "'{}' is no NAME@VERSION: write it as in Qwen/Qwen3-8B@step-120", text);
   return CheckpointName{text.substr(0, at), text.substr(at + 1)};
 }
@@ -144,7 +147,8 @@ void on_checkpoint(CLI::App* app, Typed& typed, Make make) {
 void add_start_of_job(CLI::App* app, Typed& typed) {
   app->add_flag("--detach", typed.detach, "print the job and return at once");
   app->add_option("--idempotency-key", typed.idempotency_key,
-                  "a word of your own: repeating the command with the same one repeats nothing");
+                  "a word of your own: repeating the command with the same one repeats nothing")
+      ->check(is_not_empty, "");
 }
 
 void add_load_and_update(CLI::App& app, Typed& typed) {
@@ -370,6 +374,7 @@ void add_all(CLI::App& app, Typed& typed) {
   app.fallthrough();
   app.set_version_flag("--version", fmt::format("ckptctl {}", kVersion));
   stands_for(Stands::file, typed, app.add_option("--socket", typed.socket, "the daemon's control socket"))
+      ->check(is_not_empty, "")
       ->capture_default_str();
   app.add_flag("--json", typed.json, "print exactly one JSON object on stdout");
   add_load_and_update(app, typed);

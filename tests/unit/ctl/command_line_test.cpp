@@ -54,10 +54,9 @@ TEST_CASE("load") {
   CHECK_FALSE(parse({"load", "a@1", "/x", "--policy", "greedy"}));
 }
 
-TEST_CASE("NAME@VERSION is taken apart at the last @, and its parts are the daemon's to judge") {
-  CHECK(command<ShowVersion>({"show", "a@b@c"}).checkpoint.name == "a@b");
+TEST_CASE("NAME@VERSION is taken apart at its one @, and its parts are the daemon's to judge") {
   CHECK(command<ShowVersion>({"show", "a b\n@../c"}).checkpoint.version == "../c");
-  for (const char* wrong : {"a", "@1", "a@", "@", ""}) CHECK_FALSE(parse({"show", wrong}));
+  for (const char* wrong : {"a", "@1", "a@", "@", "", "a@b@c", "a@@b"}) CHECK_FALSE(parse({"show", wrong}));
   CHECK(parse({"show", "llama"}).error().sentence.find("llama") != std::string::npos);
 }
 
@@ -263,6 +262,18 @@ TEST_CASE("a number is what its decimal digits say, or a usage error") {
   }
   CHECK_FALSE(parse({"update", "a@1", "--trigger", "external", "--sessions=-18446744073709551615"}));
   CHECK_FALSE(parse({"update", "a@1", "--max-unavailable="}));
+}
+
+TEST_CASE("an empty word, as of a variable that is not set, is no word that was left out") {
+  for (const auto& words : std::vector<std::vector<const char*>>{{"load", "a@1", "/x", "--idempotency-key", ""},
+                                                                 {"rollback", "--idempotency-key", ""},
+                                                                 {"--socket", "", "status"}}) {
+    const auto refused = parse(words);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().sentence.find("is empty") != std::string::npos);
+  }
+  CHECK_FALSE(parse({"update", "a@1", "--idempotency-key="}));
+  CHECK_FALSE(parse({"status", "--socket="}));
 }
 
 }  // namespace
