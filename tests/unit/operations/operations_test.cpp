@@ -766,3 +766,20 @@ TEST_CASE("subscribers are told what jobs, versions and engines do") {
   std::scoped_lock lock(mutex);
   CHECK(told.size() == before);
 }
+
+TEST_CASE("whoever joins a load that runs gets its version kept as well") {
+  House house;
+  house.throttle = std::make_shared<prefetch::Throttle>(kMiB);
+  for (int i = 0; i < 2; ++i) house.throttle->book(kMiB, Clock::now());  // its turn comes in two seconds
+  house.start();
+  const auto uri = house.checkpoint("v1", 1);
+  const auto first = house.operations->load({"m", "1", uri, false, ""});
+  REQUIRE(first);
+  const auto joined = house.operations->load({"m", "1", uri, true, ""});
+  REQUIRE(joined);
+  CHECK(joined->id == first->id);
+  const auto again = house.operations->load({"m", "1", uri, false, ""});  // wants less, and takes nothing back
+  REQUIRE(again);
+  REQUIRE(house.operations->wait_job(first->id, Deadline::in(10s))->state == "succeeded");
+  CHECK(house.operations->version("m", "1", false)->kept);
+}
