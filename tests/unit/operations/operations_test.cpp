@@ -8,6 +8,7 @@
 #include <mutex>
 #include <thread>
 
+#include "tests/support/log_listener.h"
 #include "tests/unit/operations/house.h"
 
 using namespace ckptd;
@@ -782,4 +783,33 @@ TEST_CASE("whoever joins a load that runs gets its version kept as well") {
   REQUIRE(again);
   REQUIRE(house.operations->wait_job(first->id, Deadline::in(10s))->state == "succeeded");
   CHECK(house.operations->version("m", "1", false)->kept);
+}
+
+TEST_CASE("why a load or an update failed is in the log, once, and in one line") {
+  std::mutex mutex;
+  std::vector<std::string> lines;
+  const auto count = [&](std::string_view what, std::string_view why) {
+    std::scoped_lock lock(mutex);
+    return std::ranges::count_if(
+        lines, [&](const auto& line) { return line.starts_with(what) && line.find(why) != std::string::npos; });
+  };
+  House house;
+  house.add_engine();
+  house.load_or_die("1", 1);
+  const test::LogListener listener([&](std::string_view line) {
+    std::scoped_lock lock(mutex);
+    lines.emplace_back(line);
+  });
+  CHECK_FALSE(house.load("2", "file:///no/such%0Adirectory"));
+  CHECK(count("load-2: m@2: ", "no/such") == 1);
+  CHECK(count("", "\n") == 0);
+
+  house.behaviour->gone = true;
+  CHECK(house.run_update(House::to("1")).state == "failed");
+  CHECK(count("update-3: e: ", "nobody listens") == 1);
+
+  house.behaviour->gone = false;
+  house.behaviour->refuses = true;
+  CHECK(house.run_update(House::to("1")).state == "failed");
+  CHECK(count("update-4: ", "it said no") == 1);  // with what became of the engine
 }
