@@ -813,3 +813,14 @@ TEST_CASE("why a load or an update failed is in the log, once, and in one line")
   CHECK(house.run_update(House::to("1")).state == "failed");
   CHECK(count("update-4: ", "it said no") == 1);  // with what became of the engine
 }
+
+TEST_CASE("an engine's name is one that a URL leaves as it is") {
+  House house;
+  for (const auto* name : {".", "..", "", "a/b", "a b"}) {
+    const auto put = house.operations->put_engine({.name = name, .kind = "sglang", .endpoint = "http://127.0.0.1:1",
+                                                   .checkpoint = "m", .devices = {}});
+    REQUIRE_FALSE(put);
+    CHECK(put.error().kind == ErrorKind::invalid_argument);
+  }
+  house.add_engine("...");
+}
