@@ -28,6 +28,8 @@ constexpr const char* kExamples = R"(Examples:
 
 ckptctl(1) lists the exit codes.)";
 
+constexpr std::chrono::hours kLongestWait{365 * 24};  ///< as in the configuration: a deadline must not overflow its clock
+
 /// Everything that options write into, before it is a Command. One command is chosen, so members may be shared.
 struct Typed {
   std::string socket, checkpoint, directory, idempotency_key, bucket_size, name, id, subject, serving, output, html;
@@ -117,6 +119,9 @@ Result<Command> finish_update(const Typed& typed) {
 
 Result<Command> finish_wait(const Typed& typed) {
   auto timeout = CKPTD_TRY(parse_duration(typed.timeout));
+  if (timeout > kLongestWait)
+    return fail(ErrorKind::invalid_argument, "--timeout: '{}' is longer than a year: write at most {}h", typed.timeout,
+                kLongestWait.count());
   auto slash = typed.subject.find('/');
   auto kind = typed.subject.substr(0, slash);
   auto name = slash == std::string::npos ? "" : typed.subject.substr(slash + 1);

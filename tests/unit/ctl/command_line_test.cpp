@@ -276,5 +276,11 @@ TEST_CASE("an empty word, as of a variable that is not set, is no word that was 
   CHECK_FALSE(parse({"status", "--socket="}));
 }
 
+TEST_CASE("a wait has an end that a clock can show") {
+  CHECK(command<WaitForEngine>({"wait", "engine/e0", "--timeout", "8760h"}).timeout == std::chrono::hours(8760));
+  for (const char* too_long : {"8761h", "9999999h", "99999999h"})
+    CHECK(parse({"wait", "job/load-1", "--timeout", too_long}).error().sentence.find("8760h") != std::string::npos);
+}
+
 }  // namespace
 }  // namespace ckptd::ctl
