@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "common/http_client.h"
+#include "common/utf8.h"
 
 namespace ckptd::http {
 namespace {
@@ -14,15 +15,17 @@ constexpr std::size_t kUnixPathBytes = sizeof(sockaddr_un::sun_path) - 1;
 
 std::unexpected<Error> bad_endpoint(std::string_view text, std::string_view why) {
   return fail(ErrorKind::invalid_argument, "'{}' is no endpoint: {}; write http://host:port or unix:/path/to.sock",
-              text, why);
+              shown(text), why);
 }
 
 Result<Endpoint> parse_unix(std::string_view text, std::string_view path) {
   if (!path.starts_with('/')) return bad_endpoint(text, "the socket's path does not begin with /");
   if (path.find('\0') != path.npos) return bad_endpoint(text, "the socket's path contains a zero byte");
+  // It is in the journal and in logs, whose lines it must not break.
+  if (shown(path, path.size()) != path) return bad_endpoint(text, "the socket's path has a control character or is no UTF-8");
   if (path.size() > kUnixPathBytes)
     return fail(ErrorKind::invalid_argument,
-                "'{}' is no endpoint: the path has {} bytes, a Unix socket's has at most {}", text, path.size(),
+                "'{}' is no endpoint: the path has {} bytes, a Unix socket's has at most {}", shown(text), path.size(),
                 kUnixPathBytes);
   return Endpoint{.host = {}, .port = 0, .unix_path = std::string(path)};
 }

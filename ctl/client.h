@@ -25,7 +25,7 @@ namespace ckptd::ctl {
 
 namespace api = proto::control;
 
-/// NAME@VERSION, taken apart at the last '@'. What the parts may contain is the daemon's to judge.
+/// NAME@VERSION, taken apart at its one '@'. What else the parts may contain is the daemon's to judge.
 struct CheckpointName {
   std::string name, version;
   std::string show() const { return name + "@" + version; }

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -27,6 +28,8 @@ constexpr const char* kExamples = R"(Examples:
 
 ckptctl(1) lists the exit codes.)";
 
+constexpr std::chrono::hours kLongestWait{365 * 24};  ///< as in the configuration: a deadline must not overflow its clock
+
 /// Everything that options write into, before it is a Command. One command is chosen, so members may be shared.
 struct Typed {
   std::string socket, checkpoint, directory, idempotency_key, bucket_size, name, id, subject, serving, output, html;
@@ -49,9 +52,26 @@ CLI::Option* stands_for(Stands what, Typed& typed, CLI::Option* option) {
   return option;
 }
 
+/// A variable that a script has not set must not pass for an option that was not given.
+std::string is_not_empty(const std::string& value) { return value.empty() ? "is empty; is a variable not set?" : ""; }
+
+/// An option whose value is a whole number in decimal digits. CLI11's own reading takes "-1" for the largest number that
+/// there is, a number that is too large for the same, and "010" for eight.
+CLI::Option* add_number(CLI::App* app, const char* name, std::optional<std::uint64_t>& into, const char* help) {
+  const auto read = [name, &into](const std::string& text) {
+    std::uint64_t number = 0;
+    const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    const bool octal = text.size() > 1 && text.starts_with('0');
+    if (error != std::errc{} || rest != text.data() + text.size() || octal)
+      throw CLI::ValidationError(name, fmt::format("'{}' is no whole number from 0: write it in decimal digits, as in 2", text));
+    into = number;
+  };
+  return app->add_option_function<std::string>(name, read, help)->type_name("NUMBER");
+}
+
 Result<CheckpointName> split_checkpoint(const std::string& text) {
-  auto at = text.rfind('@');
-  if (at == std::string::npos || at == 0 || at + 1 == text.size())
+  auto at = text.find('@');
+  if (at == std::string::npos || at == 0 || at + 1 == text.size() || text.find('@', at + 1) != std::string::npos)
     return fail(ErrorKind::invalid_argument, "'{}' is no NAME@VERSION: write it as in Qwen/Qwen3-8B@step-120", text);
   return CheckpointName{text.substr(0, at), text.substr(at + 1)};
 }
@@ -99,6 +119,9 @@ Result<Command> finish_update(const Typed& typed) {
 
 Result<Command> finish_wait(const Typed& typed) {
   auto timeout = CKPTD_TRY(parse_duration(typed.timeout));
+  if (timeout > kLongestWait)
+    return fail(ErrorKind::invalid_argument, "--timeout: '{}' is longer than a year: write at most {}h", typed.timeout,
+                kLongestWait.count());
   auto slash = typed.subject.find('/');
   auto kind = typed.subject.substr(0, slash);
   auto name = slash == std::string::npos ? "" : typed.subject.substr(slash + 1);
@@ -129,7 +152,8 @@ void on_checkpoint(CLI::App* app, Typed& typed, Make make) {
 void add_start_of_job(CLI::App* app, Typed& typed) {
   app->add_flag("--detach", typed.detach, "print the job and return at once");
   app->add_option("--idempotency-key", typed.idempotency_key,
-                  "a word of your own: repeating the command with the same one repeats nothing");
+                  "a word of your own: repeating the command with the same one repeats nothing")
+      ->check(is_not_empty, "");
 }
 
 void add_load_and_update(CLI::App& app, Typed& typed) {
@@ -167,14 +191,13 @@ void add_load_and_update(CLI::App& app, Typed& typed) {
                      "of an update that leaves a mixture: repush (the last good version, once) or hold. Default: as each "
                      "engine is registered");
   update->add_option("--weight-version", typed.weight_version, "the label that engines tell, remembered with their target. Default: VERSION");
-  update->add_option("--max-unavailable", typed.max_unavailable,
-                     "how many of the engines that serve may be out of service at once; 0: all. Default: 1 when several "
-                     "serve");
+  add_number(update, "--max-unavailable", typed.max_unavailable,
+             "how many of the engines that serve may be out of service at once; 0: all. Default: 1 when several serve");
   update->add_option("--trigger", typed.trigger,
                      "who calls the engines: ckptd; or external, who is given the endpoints for that and does all else")
       ->capture_default_str();
-  update->add_option("--sessions", typed.sessions,
-                     "of an external trigger: how many sessions each rank opens, as for draft models. Default: 1");
+  add_number(update, "--sessions", typed.sessions,
+             "of an external trigger: how many sessions each rank opens, as for draft models. Default: 1");
   add_start_of_job(update, typed);
   on_finish(update, typed, finish_update);
 }
@@ -215,9 +238,10 @@ void add_jobs(CLI::App& app, Typed& typed) {
   stands_for(Stands::job, typed, watch->add_option("id", typed.id, "the job, as in load-17"))->required();
   on_finish(watch, typed, [](const Typed& chosen) { return WatchJob{chosen.id}; });
   auto* trace = job->add_subcommand("trace", "write what happened when, for ui.perfetto.dev or as a page of its own");
-  trace->add_option("id", typed.id, "the job, as in update-18")->required();
-  trace->add_option("--output", typed.output, "file for the JSON instead of stdout");
-  trace->add_option("--html", typed.html, "file for a page that any browser opens, without a network");
+  stands_for(Stands::job, typed, trace->add_option("id", typed.id, "the job, as in update-18"))->required();
+  stands_for(Stands::file, typed, trace->add_option("--output", typed.output, "file for the JSON instead of stdout"));
+  stands_for(Stands::file, typed,
+             trace->add_option("--html", typed.html, "file for a page that any browser opens, without a network"));
   on_finish(trace, typed, [](const Typed& chosen) { return TraceJob{chosen.id, chosen.output, chosen.html}; });
   auto* cancel = job->add_subcommand("cancel", "ask a job to end");
   stands_for(Stands::job, typed, cancel->add_option("id", typed.id, "the job, as in load-17"))->required();
@@ -355,6 +379,7 @@ void add_all(CLI::App& app, Typed& typed) {
   app.fallthrough();
   app.set_version_flag("--version", fmt::format("ckptctl {}", kVersion));
   stands_for(Stands::file, typed, app.add_option("--socket", typed.socket, "the daemon's control socket"))
+      ->check(is_not_empty, "")
       ->capture_default_str();
   app.add_flag("--json", typed.json, "print exactly one JSON object on stdout");
   add_load_and_update(app, typed);

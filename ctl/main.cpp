@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <exception>
 #include <string_view>
+#include <type_traits>
+#include <variant>
 
 #include "ctl/command_line.h"
 #include "ctl/commands.h"
@@ -19,7 +21,21 @@ bool asks_for_json(int argc, const char* const* argv) {
   return std::any_of(argv, argv + argc, [](const char* word) { return std::string_view(word) == "--json"; });
 }
 
-Error interrupted() {
+template <class T, class... Listed>
+constexpr bool is_one_of = (std::is_same_v<T, Listed> || ...);
+
+bool only_asks(const Command& command) {
+  return std::visit(
+      []<class T>(const T& typed) {
+        if constexpr (std::is_same_v<T, Update>) return typed.request.dry_run;
+        return is_one_of<T, ListVersions, ShowVersion, ShowStatus, ListJobs, ShowJob, WatchJob, TraceJob, Watch, ListEngines,
+                         ShowEngine, WaitForJob, WaitForEngine, ShowCompletionScript, Complete>;
+      },
+      command);
+}
+
+Error interrupted(const Command& command) {
+  if (only_asks(command)) return {ErrorKind::cancelled, "interrupted; this command changes nothing"};
   return {ErrorKind::cancelled,
           "interrupted; a request that was under way may have reached the daemon: see 'ckptctl job list'"};
 }
@@ -33,7 +49,7 @@ int run_command(const Invocation& invocation, const Console& console) {
   auto exit_code = std::visit([&](const auto& command) { return run(command, context); }, *invocation.command);
   if (exit_code) return *exit_code;
   if (!stop.stop_requested()) return report(exit_code.error(), console, invocation.json);
-  report(interrupted(), console, invocation.json);
+  report(interrupted(*invocation.command), console, invocation.json);
   return api::kExitDetached;
 }
 

@@ -5,6 +5,7 @@ namespace ckptd::config {
 namespace {
 
 constexpr std::uint64_t kSegmentStepBytes = 4 * kKiB, kSmallestSegmentBytes = 64 * kKiB;
+constexpr std::uint64_t kSmallestOwnSegmentBytes = 2 * kMiB;  ///< that the store chooses by itself
 
 /// "store.segment (/etc/ckptd.toml:4:1)": which key, and who said so.
 std::string shown(const Draft& draft, const std::string& key) {
@@ -25,6 +26,11 @@ Result<> check_budget(const Draft& draft) {
 
 Result<> check_segment(const Draft& draft) {
   const auto bytes = draft.config.segment_bytes;
+  if (bytes == 0 && draft.config.store_budget_bytes < kSmallestOwnSegmentBytes)
+    return fail(ErrorKind::invalid_argument, "{}: {} is less than the smallest segment that is chosen by itself; write at "
+                                             "least {}, or a smaller store.segment",
+                shown(draft, "store.budget"), show_bytes(draft.config.store_budget_bytes),
+                show_bytes(kSmallestOwnSegmentBytes));
   if (bytes == 0) return {};
   if (bytes < kSmallestSegmentBytes || bytes % kSegmentStepBytes != 0)
     return fail(ErrorKind::invalid_argument, "{}: {} bytes is not a multiple of {} of at least {}, such as 64MiB",

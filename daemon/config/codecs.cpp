@@ -1,5 +1,6 @@
 #include "daemon/config/codecs.h"
 
+#include <arpa/inet.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -7,7 +8,9 @@
 #include <charconv>
 #include <system_error>
 
+#include "common/http_client.h"
 #include "common/units.h"
+#include "daemon/weights/checkpoint_id.h"
 
 namespace ckptd::config {
 namespace {
@@ -104,6 +107,7 @@ Codec<std::string> version_id() {
             auto at = text.find('@');
             if (at == 0 || at == std::string::npos || at + 1 == text.size() || at != text.rfind('@'))
               return fail(ErrorKind::invalid_argument, "'{}' is not NAME@VERSION, like llama@3", text);
+            CKPTD_TRY(weights::CheckpointId::parse(text));
             return text;
           },
           toml_text};
@@ -122,6 +126,31 @@ Codec<std::string> checkpoint_name() {
             auto text = CKPTD_TRY(parse_some_text(node, "the name of a checkpoint"));
             if (text.find('@') != std::string::npos)
               return fail(ErrorKind::invalid_argument, "'{}' has a version; write the NAME alone, without @", text);
+            return weights::parse_checkpoint_name(text);
+          },
+          toml_text};
+}
+
+Codec<std::string> endpoint() {
+  return {[](const Node& node) -> Result<std::string> {
+            auto text = CKPTD_TRY(parse_some_text(node, "an endpoint like \"http://127.0.0.1:30000\""));
+            CKPTD_TRY(http::Endpoint::parse(text));
+            return text;
+          },
+          toml_text};
+}
+
+Codec<std::string> listening_place() {
+  return {[](const Node& node) -> Result<std::string> {
+            auto text = CKPTD_TRY(parse_text(node, "an address like \"127.0.0.1:9464\""));
+            if (text.empty()) return text;
+            const auto place = CKPTD_TRY(http::Endpoint::parse(text, 0));
+            in6_addr bytes{};  // large enough for both families
+            const auto& host = place.host;
+            if (place.unix_path.empty() && host != "localhost" && ::inet_pton(AF_INET, host.c_str(), &bytes) != 1 &&
+                ::inet_pton(AF_INET6, host.c_str(), &bytes) != 1)
+              return fail(ErrorKind::invalid_argument,
+                          "'{}' is no address of this machine: write it in numbers, as in 127.0.0.1", host);
             return text;
           },
           toml_text};

@@ -32,10 +32,15 @@ Codec<std::string> text(bool may_be_empty);
 /// [A-Za-z0-9._-]{1,64}, as it stands in URLs.
 Codec<std::string> name();
 
-/// NAME@VERSION, as far as that there is one '@'; the grammar of both belongs to the room weights. And NAME alone.
+/// NAME@VERSION, and NAME alone, by the grammar of the room weights.
 Codec<std::string> version_id();
 Codec<std::string> optional_version_id();  ///< or the empty text
 Codec<std::string> checkpoint_name();
+
+/// Where a server is, as http::Endpoint has it; and where this machine listens, or the empty text: by numbers, with 0 for any
+/// port.
+Codec<std::string> endpoint();
+Codec<std::string> listening_place();
 
 /// An absolute path; one from a flag may be relative and is made absolute.
 Codec<std::filesystem::path> path();

@@ -207,7 +207,7 @@ std::vector<Key<Config>> make_config_keys() {
       key("timeouts.control_bind", "", &C::control_bind_timeout, duration(),
           "How long a start waits for another one in the same directory."),
 
-      key("metrics.listen", "--metrics-listen", &C::metrics_listen, text(true),
+      key("metrics.listen", "--metrics-listen", &C::metrics_listen, listening_place(),
           "Where a monitoring system may read /metrics, /healthz and /readyz, without a password: 127.0.0.1:9464, "
           "[::1]:9464 or unix:/PATH (of the control group); port 0 takes a free one and logs it; empty: nowhere."),
 
@@ -243,8 +243,9 @@ const std::vector<Key<Engine>>& engine_keys() {
   static const std::vector<Key<Engine>> keys{
       required(key("name", "", &Engine::name, name(), "Name for ckptctl, 1 to 64 characters of A-Z a-z 0-9 . _ -.",
                    Change::reload)),
-      required(key("kind", "", &Engine::kind, name(), "What it is: sglang, vllm or lmdeploy.", Change::reload)),
-      required(key("endpoint", "", &Engine::endpoint, text(false),
+      required(key("kind", "", &Engine::kind,
+                   choice<std::string>({{"sglang", "sglang"}, {"vllm", "vllm"}, {"lmdeploy", "lmdeploy"}}), "What it is: sglang, vllm or lmdeploy.", Change::reload)),
+      required(key("endpoint", "", &Engine::endpoint, endpoint(),
                    "Where its HTTP API listens: http://HOST:PORT or unix:/PATH.", Change::reload)),
       required(key("checkpoint", "", &Engine::checkpoint, checkpoint_name(),
                    "NAME of the checkpoint whose versions it takes.", Change::reload)),

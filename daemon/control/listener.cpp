@@ -2,7 +2,6 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <netinet/in.h>
 #include <sys/file.h>
 #include <sys/socket.h>
@@ -10,12 +9,11 @@
 #include <sys/un.h>
 
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <thread>
-#include <vector>
 
 #include "common/deadline.h"
+#include "common/group.h"
 #include "common/units.h"
 
 namespace ckptd::control {
@@ -106,22 +104,9 @@ Result<> clear(const std::filesystem::path& path, const sockaddr_un& address) {
 
 // ---- the group ----
 
-Result<gid_t> group_id(const std::string& group) {
-  gid_t id = 0;
-  auto [end, error] = std::from_chars(group.data(), group.data() + group.size(), id);
-  if (error == std::errc{} && end == group.data() + group.size()) return id;
-  std::vector<char> text(1 << 16);
-  struct group entry {};
-  struct group* found = nullptr;
-  ::getgrnam_r(group.c_str(), &entry, text.data(), text.size(), &found);
-  if (found == nullptr)
-    return fail(ErrorKind::invalid_argument, "the control socket's group '{}' does not exist", group);
-  return found->gr_gid;
-}
-
 Result<> give_to_group(const std::filesystem::path& path, const std::string& group) {
   if (group.empty()) return {};
-  auto id = CKPTD_TRY(group_id(group));
+  auto id = CKPTD_TRY(gid_of(group, "control_group"));
   if (::lchown(path.c_str(), static_cast<uid_t>(-1), id) == 0) return {};
   auto error = system_error(errno, fmt::format("give {} to the group '{}'", path.native(), group));
   error.sentence += "; the daemon's user must be a member of that group";

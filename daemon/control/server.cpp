@@ -112,8 +112,8 @@ class HttpServer final : public Server {
     acceptor_.async_accept([this](error_code error, stream_protocol::socket socket) {
       if (site_.stopping) return;
       if (!error) {
-        welcome(std::move(socket));
-        return accept();
+        accept();  // first: should there be no memory to welcome this one, others still come in
+        return welcome(std::move(socket));
       }
       if (error == asio::error::connection_aborted) return accept();
       spdlog::warn("control: cannot accept a connection: {}", error.message());

@@ -2,12 +2,30 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "common/utf8.h"
 #include "daemon/records/records.h"
 #include "daemon/records/trace.h"
 
 namespace ckptd::operations {
+namespace {
+
+/// The history, which has the reason as well, ends with the daemon. A sentence may quote what others wrote: it stays one
+/// line of the log.
+void log_failure(const std::string& job, const std::string& what, const Error& error) {
+  const auto level = error.kind == ErrorKind::cancelled ? spdlog::level::info : spdlog::level::warn;
+  spdlog::log(level, "{}: {}: {}", job, what, shown(error.sentence, error.sentence.size()));
+}
+
+/// Once the engine was asked for its answer, write_failure() has logged what became of it, and why.
+bool was_logged(const records::PushAccount& push) {
+  return std::ranges::any_of(push.steps.all(), [](const auto& step) { return step.name == "answer"; });
+}
+
+}  // namespace
+
 records::JobAccount open_account(std::string id, std::string kind, std::string subject) {
   records::JobAccount account;
   account.id = std::move(id);
@@ -82,12 +100,15 @@ records::Peaks Service::peaks() const {
 }
 
 void Service::keep_record(const records::JobAccount& job, const records::LoadAccount& load) {
+  if (load.error) log_failure(job.id, job.subject, *load.error);
   auto record = records::load_record(job, load, peaks());
   spdlog::info("record: {}", records::in_one_line(record));
   archive_.keep(std::move(record), records::load_trace(job, load));
 }
 
 void Service::keep_record(const records::JobAccount& job, const std::vector<records::PushAccount>& pushes) {
+  for (const auto& push : pushes)
+    if (push.error && !was_logged(push)) log_failure(job.id, push.engine, *push.error);
   auto record = records::update_record(job, pushes, peaks());
   spdlog::info("record: {}", records::in_one_line(record));
   archive_.keep(std::move(record), records::update_trace(job, pushes));

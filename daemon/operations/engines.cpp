@@ -12,7 +12,8 @@ Result<> check_engine_name(const std::string& name) {
   auto allowed = [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
   };
-  if (!name.empty() && name.size() <= 64 && std::ranges::all_of(name, allowed)) return {};
+  const bool is_directory = name == "." || name == "..";  // which clients take out of a URL
+  if (!name.empty() && name.size() <= 64 && std::ranges::all_of(name, allowed) && !is_directory) return {};
   return fail(ErrorKind::invalid_argument,
               "'{}' is not an engine name: write 1 to 64 letters, digits, '.', '_' and '-', as in sglang-0", name);
 }

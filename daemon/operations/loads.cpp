@@ -88,17 +88,36 @@ Result<jobs::Record> Service::start_load(const api::LoadRequest& request, std::f
   if (!request.idempotency_key.empty())
     if (auto earlier = parts_.jobs.with_idempotency_key(key, request.idempotency_key); earlier && !earlier->error)
       return *std::move(earlier);
-  if (auto running = parts_.jobs.running_with_key(key)) return *std::move(running);
+  if (auto running = parts_.jobs.running_with_key(key)) {
+    join_load(key, request, id);
+    return *std::move(running);
+  }
+  const auto wanted = std::make_shared<Wanted>();
+  wanted->add(request);
+  std::erase_if(wanted_, [](const auto& old) { return old.second.expired(); });
+  wanted_[key] = wanted;
   return parts_.jobs.start({"load", id.show(), key, request.idempotency_key},
-                           [this, request, id, accepted = std::move(accepted)](jobs::Handle& job) {
+                           [this, uri = request.source_uri, wanted, id, accepted = std::move(accepted)](jobs::Handle& job) {
                              auto account = open_account(job.id(), "load", id.show());
                              records::LoadAccount load;
-                             auto result = run_load(request, id, job, accepted, load);
+                             auto result = run_load(uri, *wanted, id, job, accepted, load);
                              close_account(load, result, parts_.jobs.find(job.id()));
                              close_account(account, result);
                              keep_record(account, load);
                              return result;
                            });
+}
+
+void Service::Wanted::add(const api::LoadRequest& request) {
+  if (request.keep) keep = true;
+  if (request.policy == api::LoadPolicy::resource) resource = true;
+}
+
+/// The load either sees what is wanted now when it tells the catalogue that it begins, or is in the catalogue already. A
+/// version that is neither loading nor resident then is one whose load has failed: there is nothing to keep.
+void Service::join_load(const std::string& key, const api::LoadRequest& request, const weights::CheckpointId& id) {
+  if (const auto wanted = wanted_[key].lock()) wanted->add(request);
+  if (request.keep) static_cast<void>(parts_.catalogue.set_kept(id, true));
 }
 
 Result<std::string> Service::answer_resident(const catalogue::View& there, const source::Source& source, bool keep,
@@ -134,19 +153,20 @@ Result<std::string> Service::answer_resident(const catalogue::View& there, const
   return load_result(there, {}, 0, true).dump();
 }
 
-Result<std::string> Service::run_load(const api::LoadRequest& request, const weights::CheckpointId& id,
-                                      jobs::Handle& job, const std::function<void()>& accepted,
-                                      records::LoadAccount& account) {
+Result<std::string> Service::run_load(const std::string& source_uri, const Wanted& wanted,
+                                      const weights::CheckpointId& id, jobs::Handle& job,
+                                      const std::function<void()>& accepted, records::LoadAccount& account) {
   const auto start = Clock::now();
   const auto now = options();
   job.stage("opening");
   account.steps.begin("open");
-  auto source = CKPTD_TRY(timed(job, "open", 0, [&] { return source::open(request.source_uri, now->source); }));
+  auto source = CKPTD_TRY(timed(job, "open", 0, [&] { return source::open(source_uri, now->source); }));
   const auto& manifest = source->manifest();
   if (auto there = parts_.catalogue.view(id); there && there->state == catalogue::State::resident)
-    return answer_resident(*there, *source, request.keep, job, account);
+    return answer_resident(*there, *source, wanted.keep, job, account);
 
-  CKPTD_TRY(parts_.catalogue.begin_load(id, request.source_uri, job.id(), request.keep));
+  CKPTD_TRY(parts_.catalogue.begin_load(id, source_uri, job.id(), wanted.keep));
+  if (wanted.keep) static_cast<void>(parts_.catalogue.set_kept(id, true));  // by who joined in between: see join_load()
   std::vector<Evicted> evicted;
   auto filled = [&]() -> Result<prefetch::Filled> {
     catalogue::Contents contents{.manifest = manifest,
@@ -155,7 +175,7 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
                                  .schema = weights::schema_of(manifest),
                                  .identity = {},
                                  .source_stamp = weights::source_stamp_of(manifest),
-                                 .source_uri = request.source_uri,
+                                 .source_uri = source_uri,
                                  .memory = {}};
     const auto total = contents.layout.total_bytes();
     account.total_bytes = total;
@@ -169,7 +189,7 @@ Result<std::string> Service::run_load(const api::LoadRequest& request, const wei
     account.steps.begin("reserve");
     auto memory = CKPTD_TRY(timed(job, "reserve", ready_bytes, [&] {
       return parts_.store.reserve(contents.layout.segment_count(), job.stop(), tell_ready,
-                                   make_room(request, id, job.id(), evicted));
+                                   make_room(wanted, id, job.id(), evicted));
     }));
     accepted();
     job.stage("reading");

@@ -44,10 +44,11 @@ std::vector<Holder> Service::holders() const {
   return holders;
 }
 
-store::MakeRoom Service::make_room(const api::LoadRequest& request, const weights::CheckpointId& id,
+store::MakeRoom Service::make_room(const Wanted& wanted, const weights::CheckpointId& id,
                                    const std::string& job, std::vector<Evicted>& evicted) {
-  return [this, &request, id, job, &evicted](std::uint64_t missing, const Error& refusal) -> Result<> {
-    const Need need{id, missing, parts_.store.segment_bytes(), request.policy};
+  return [this, &wanted, id, job, &evicted](std::uint64_t missing, const Error& refusal) -> Result<> {
+    const auto policy = wanted.resource ? api::LoadPolicy::resource : api::LoadPolicy::availability;
+    const Need need{id, missing, parts_.store.segment_bytes(), policy};
     for (int tries = 0;; ++tries) {
       std::lock_guard nobody_compares(comparing_);
       const auto all = holders();

@@ -1,6 +1,7 @@
 // The use cases and what they act on. Internal to the room; operations.h is the way in.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -109,10 +110,16 @@ class Service final : public Operations {
   std::shared_ptr<const Options> options() const;
 
   // loads.cpp
+  /// What is wanted of a load by all who asked for it: whoever joins one that runs may want more than who began it.
+  struct Wanted {
+    std::atomic<bool> keep = false, resource = false;  ///< `resource`: the policy; availability is the lack of it
+    void add(const api::LoadRequest& request);
+  };
   /// `accepted` is called once the memory is reserved: from then on only the reading can fail.
   Result<jobs::Record> start_load(const api::LoadRequest& request, std::function<void()> accepted);
-  Result<std::string> run_load(const api::LoadRequest& request, const weights::CheckpointId& id, jobs::Handle& job,
-                               const std::function<void()>& accepted, records::LoadAccount& account);
+  void join_load(const std::string& key, const api::LoadRequest& request, const weights::CheckpointId& id);
+  Result<std::string> run_load(const std::string& source_uri, const Wanted& wanted, const weights::CheckpointId& id,
+                               jobs::Handle& job, const std::function<void()>& accepted, records::LoadAccount& account);
   Result<std::string> answer_resident(const catalogue::View& there, const source::Source& source, bool keep,
                                       jobs::Handle& job, records::LoadAccount& account);
 
@@ -121,7 +128,7 @@ class Service final : public Operations {
     weights::CheckpointId id;
     std::string source_uri;
   };
-  store::MakeRoom make_room(const api::LoadRequest& request, const weights::CheckpointId& id, const std::string& job,
+  store::MakeRoom make_room(const Wanted& wanted, const weights::CheckpointId& id, const std::string& job,
                             std::vector<Evicted>& evicted);
   std::vector<Holder> holders() const;
   /// Lets the version share what others have as well, if that makes a segment free.
@@ -343,6 +350,7 @@ class Service final : public Operations {
   mutable std::map<std::string, Sighting> sightings_;  ///< by engine; under mutex_
   mutable std::map<std::string, fleet::Model> models_;  ///< by schema, of targets; under mutex_
   std::mutex starting_;                          ///< makes "is there such a job?" and "start it" one step
+  std::map<std::string, std::weak_ptr<Wanted>> wanted_;  ///< by key of a load, while it runs; under starting_
   pipeline::Arenas arenas_;                      ///< has a lock of its own
   records::Archive archive_;
   ChecksumShelf checksums_;                      ///< has a lock of its own

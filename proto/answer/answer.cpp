@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/utf8.h"
+#include "proto/answer/document.h"
 
 namespace ckptd::proto::answer {
 namespace {
@@ -10,7 +11,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t kQuotedBytes = 2000;
-constexpr std::size_t kDumpedBytes = 8192;  ///< writing a value takes stack for each level of its nesting
 
 std::string cut(std::string_view text) {
   auto kept = replace_invalid_utf8(text.substr(0, kQuotedBytes));
@@ -31,7 +31,6 @@ std::string words_in(const json& answer, std::string_view body) {
         if (!inner->contains("error")) break;
         inner = &(*inner)["error"];
       }
-      if (body.size() > kDumpedBytes) break;
       return cut(member->dump(-1, ' ', false, json::error_handler_t::replace));
     }
   return cut(body);
@@ -54,7 +53,7 @@ std::string about_key(const Asked& asked, unsigned status) {
 
 }  // namespace
 
-std::string words_of(std::string_view body) { return words_in(json::parse(body, nullptr, false), body); }
+std::string words_of(std::string_view body) { return words_in(document_in(body), body); }
 
 std::unexpected<Error> refusal(const Asked& asked, unsigned status, std::string_view body, std::string_view missing) {
   auto words = words_of(body);

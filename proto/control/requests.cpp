@@ -28,6 +28,7 @@ void refuse_empty(ObjectReader& reader, std::string_view name, const std::vector
 void refuse_relative(ObjectReader& reader, std::string_view name, const std::string& path) {
   if (!path.empty() && !path.starts_with('/'))
     reader.complain_about(name, "must be an absolute path: of a file that holds the key, and not the key itself");
+  if (shown(path, path.size()) != path) reader.complain_about(name, "must be a path without control characters");
 }
 
 /// "checkpoint":"NAME@VERSION" says both in one; a second word about the version would have to be checked against it.

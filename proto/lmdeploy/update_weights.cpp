@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/utf8.h"
+#include "proto/answer/document.h"
 #include "proto/answer/members.h"
 
 namespace ckptd::proto::lmdeploy {
@@ -35,7 +36,7 @@ std::string update_request_body(const std::map<std::string, std::string>& handle
 Result<std::string> read_update_answer(unsigned status, std::string_view body, answer::Key sent) {
   const answer::Asked asked{"POST /update_weights_from_ipc", sent};
   if (status != 200) return answer::refusal(asked, status, body, kTooOld);
-  const auto document = json::parse(body, nullptr, false);
+  const auto document = answer::document_in(body);
   if (document.is_object() && truth_at(document, "success")) return text_at(document, "message");
   if (document.is_object() && document.contains("success"))
     return answer::nonsense(asked, body, fmt::format("reports a failure: {}", shown(answer::words_of(body))));
@@ -45,7 +46,7 @@ Result<std::string> read_update_answer(unsigned status, std::string_view body, a
 Result<Readiness> read_readiness(unsigned status, std::string_view body, answer::Key sent) {
   const answer::Asked asked{"GET /update_weights_from_ipc", sent};
   if (status != 200) return answer::refusal(asked, status, body, kTooOld);
-  const auto document = json::parse(body, nullptr, false);
+  const auto document = answer::document_in(body);
   if (!document.is_object() || !document.contains("ready"))
     return answer::nonsense(asked, body, "without \"ready\"; is this endpoint an LMDeploy server?");
   Readiness readiness;
@@ -66,7 +67,7 @@ Result<Health> read_health(unsigned status, std::string_view body) {
   if (status == 503) return Health::starting;
   if (status != 200)
     return answer::refusal({"GET /health"}, status, body, "it is no LMDeploy, or an older one than is supported");
-  const auto document = json::parse(body, nullptr, false);
+  const auto document = answer::document_in(body);
   if (!document.is_object()) return Health::unknown;
   const auto named = text_at(document, "status");
   if (named == "healthy") return Health::healthy;
@@ -77,7 +78,7 @@ Result<Health> read_health(unsigned status, std::string_view body) {
 Result<bool> read_sleeping(unsigned status, std::string_view body, answer::Key sent) {
   const answer::Asked asked{"GET /is_sleeping", sent};
   if (status != 200) return answer::refusal(asked, status, body, "it is no LMDeploy");
-  const auto document = json::parse(body, nullptr, false);
+  const auto document = answer::document_in(body);
   if (!document.is_object() || !document.contains("is_sleeping"))
     return answer::nonsense(asked, body, "without \"is_sleeping\"");
   return truth_at(document, "is_sleeping");

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <nlohmann/json.hpp>
 
+#include "proto/answer/document.h"
 #include "proto/answer/members.h"
 
 namespace ckptd::proto::sglang {
@@ -25,7 +26,7 @@ unsigned draft_models(const json& info, const std::string& algorithm) {
 
 Result<json> object_of(const answer::Asked& asked, unsigned status, std::string_view body) {
   if (status != 200) return answer::refusal(asked, status, body, kNotSglang);
-  auto object = json::parse(body, nullptr, false);
+  auto object = answer::document_in(body);
   if (object.is_object()) return object;
   return answer::nonsense(asked, body, "not with a JSON object; is this endpoint an SGLang server?");
 }
@@ -61,7 +62,7 @@ Result<ServerInfo> read_server_info(unsigned status, std::string_view body, answ
 }
 
 bool offers_route(std::string_view openapi, std::string_view route) {
-  const auto document = json::parse(openapi, nullptr, false);
+  const auto document = answer::document_in(openapi);
   if (!document.is_object()) return false;
   const auto paths = document.find("paths");
   return paths != document.end() && paths->is_object() && paths->contains(std::string(route));

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "common/utf8.h"
+#include "proto/answer/document.h"
 
 namespace ckptd::proto::sglang {
 namespace {
@@ -53,7 +54,7 @@ std::string checksums_body() { return R"({"action":"checksum"})"; }
 
 Result<> read_done(std::string_view request, unsigned status, std::string_view body, answer::Key sent) {
   if (status != 200) return answer::refusal({request, sent}, status, body, kTooOld);
-  if (!says_failure(json::parse(body, nullptr, false))) return {};
+  if (!says_failure(answer::document_in(body))) return {};
   auto words = answer::words_of(body);
   return std::unexpected(
       Error{ErrorKind::peer_failed,
@@ -64,7 +65,7 @@ Result<> read_done(std::string_view request, unsigned status, std::string_view b
 Result<std::vector<RankChecksums>> read_checksums(unsigned status, std::string_view body, answer::Key sent) {
   const answer::Asked asked{"POST /weights_checker", sent};
   CKPTD_TRY(read_done(asked.request, status, body, sent));
-  const auto document = json::parse(body, nullptr, false);
+  const auto document = answer::document_in(body);
   const auto ranks = document.is_object() ? document.find("ranks") : document.end();
   if (!document.is_object() || ranks == document.end() || !ranks->is_array() || ranks->empty())
     return answer::nonsense(asked, body, "without \"ranks\": this SGLang cannot tell checksums");
@@ -102,12 +103,12 @@ Result<std::vector<std::vector<double>>> read_values(unsigned status, std::strin
     return std::unexpected(Error{ErrorKind::unsupported, "it tells no values of this model's weights"}.with_vendor(
         answer::words_of(body)));
   CKPTD_TRY(read_done(asked.request, status, body, sent));
-  const auto document = json::parse(body, nullptr, false);
+  const auto document = answer::document_in(body);
   if (!document.is_array() || document.empty()) return answer::nonsense(asked, body, "not with a list of numbers");
   const bool several = std::ranges::all_of(document, [](const json& each) { return each.is_array(); });
   std::vector<std::vector<double>> told;
-  for (const auto& list : several ? document : json::array({document})) {
-    auto values = values_in(list);
+  for (std::size_t i = 0; i < (several ? document.size() : 1); ++i) {
+    auto values = values_in(several ? document[i] : document);
     if (!values || values->empty()) return answer::nonsense(asked, body, "not with a list of numbers");
     told.push_back(*std::move(values));
   }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/utf8.h"
+#include "proto/answer/document.h"
 
 namespace ckptd::proto::sglang {
 namespace {
@@ -41,7 +42,7 @@ Result<std::string> read_update_answer(unsigned status, std::string_view body, a
   if (status != 200)
     return answer::refusal({"POST /update_weights_from_ipc", sent}, status, body,
                            "it is no SGLang, or one that was built without checkpoint-engine support");
-  const auto answer = json::parse(body, nullptr, false);
+  const auto answer = answer::document_in(body);
   auto words = answer::words_of(body);
   if (says_success(answer)) return answer.contains("message") ? words : std::string();
   if (answer.is_object() && answer.contains("success"))

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "proto/answer/document.h"
+
 namespace ckptd::proto::vllm {
 namespace {
 
@@ -28,13 +30,13 @@ std::optional<unsigned> count(const json& value) {
 }
 
 json document_of(unsigned status, std::string_view body) {
-  return status == 200 ? json::parse(body, nullptr, false) : json();
+  return status == 200 ? answer::document_in(body) : json();
 }
 
 }  // namespace
 
 std::optional<Routes> read_routes(std::string_view openapi) {
-  const auto document = json::parse(openapi, nullptr, false);
+  const auto document = answer::document_in(openapi);
   const auto& paths = at(document, {"paths"});
   if (!paths.is_object()) return std::nullopt;
   return Routes{.collective_rpc = paths.contains("/collective_rpc"),

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "proto/answer/document.h"
+
 namespace ckptd::proto::vllm {
 namespace {
 
@@ -34,7 +36,7 @@ std::string checksums_body() { return R"({"action":"checksum"})"; }
 
 Result<> read_done(std::string_view request, unsigned status, std::string_view body, answer::Key sent) {
   if (status != 200) return answer::refusal({request, sent}, status, body, kMissing);
-  const auto document = json::parse(body, nullptr, false);
+  const auto document = answer::document_in(body);
   const auto success = document.is_object() ? document.find("success") : document.end();
   if (!document.is_object() || success == document.end() || *success != false) return {};
   return answer::nonsense({request, sent}, body, "it says that it had no success");
@@ -42,14 +44,14 @@ Result<> read_done(std::string_view request, unsigned status, std::string_view b
 
 Result<bool> read_cache_reset(unsigned status, std::string_view body, answer::Key sent) {
   if (status != 200) return answer::refusal({"POST /reset_prefix_cache", sent}, status, body, kMissing);
-  const auto document = json::parse(body, nullptr, false);
+  const auto document = answer::document_in(body);
   return !(document.is_object() && document.contains("success") && document["success"] == false);
 }
 
 Result<std::vector<RankChecksums>> read_checksums(unsigned status, std::string_view body, answer::Key sent) {
   const answer::Asked asked{"POST /weight_checker", sent};
   if (status != 200) return answer::refusal(asked, status, body, kMissing);
-  const auto document = json::parse(body, nullptr, false);
+  const auto document = answer::document_in(body);
   const auto sums = document.is_object() ? document.find("checksums") : document.end();
   if (!document.is_object() || sums == document.end() || !sums->is_object() || sums->empty())
     return answer::nonsense(asked, body, "without \"checksums\"");

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "proto/answer/document.h"
+
 namespace ckptd::proto::vllm {
 namespace {
 
@@ -45,7 +47,7 @@ Result<std::string> read_update_answer(unsigned status, std::string_view body, a
                            "--worker-extension-cls checkpoint_engine.worker.VllmColocateWorkerExtension");
   }
   if (body.empty()) return "the workers returned nothing";
-  const auto answer = json::parse(body, nullptr, false);
+  const auto answer = answer::document_in(body);
   const auto results = answer.is_object() ? answer.find("results") : answer.end();
   if (!answer.is_object() || results == answer.end() || !results->is_array())
     return answer::nonsense(asked, body, "without \"results\"; is this endpoint a vLLM server?");

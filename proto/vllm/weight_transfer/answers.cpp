@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/utf8.h"
+#include "proto/answer/document.h"
 #include "proto/vllm/weight_transfer/requests.h"
 
 namespace ckptd::proto::vllm::weight_transfer {
@@ -43,8 +44,9 @@ std::optional<unsigned> count(const json& value) {
 
 json object_of(Answer answer) {
   if (answer.status != 200) return json::object();
-  auto document = json::parse(answer.body, nullptr, false);
-  return document.is_object() ? document : json::object();
+  auto document = answer::document_in(answer.body);
+  if (!document.is_object()) return json::object();
+  return document;
 }
 
 }  // namespace
@@ -94,15 +96,17 @@ std::optional<Config> read_config(Answer answer) {
   const auto config = document.find("vllm_config");
   if (config == document.end() || !config->is_object()) return std::nullopt;
   Config found;
-  const auto member = [](const json& object, const char* name) {
-    const auto at = object.is_object() ? object.find(name) : object.end();
-    return object.is_object() && at != object.end() ? *at : json();
+  const json nothing;
+  const auto member = [&nothing](const json& object, const char* name) -> const json& {
+    if (!object.is_object()) return nothing;
+    const auto at = object.find(name);
+    return at != object.end() ? *at : nothing;
   };
-  const auto transfer = member(*config, "weight_transfer_config");
-  if (const auto backend = member(transfer, "backend"); backend.is_string()) found.backend = backend.get<std::string>();
-  if (const auto packed = member(transfer, "packed"); packed.is_boolean()) found.packed = packed.get<bool>();
+  const auto& transfer = member(*config, "weight_transfer_config");
+  if (const auto& backend = member(transfer, "backend"); backend.is_string()) found.backend = backend.get<std::string>();
+  if (const auto& packed = member(transfer, "packed"); packed.is_boolean()) found.packed = packed.get<bool>();
   found.takes_pickles = truth(member(member(document, "vllm_env"), "VLLM_ALLOW_INSECURE_SERIALIZATION"));
-  const auto method = member(member(*config, "speculative_config"), "method");
+  const auto& method = member(member(*config, "speculative_config"), "method");
   found.drafts_from_checkpoint = method.is_string() && method.get<std::string>().find("mtp") != std::string::npos;
   return found;
 }

@@ -3,6 +3,7 @@
 #include <random>
 
 #include "parse.h"
+#include "proto/control/api.h"
 
 namespace ckptd::config {
 namespace {
@@ -180,7 +181,7 @@ TEST_CASE("every key of a file arrives") {
 }
 
 TEST_CASE("what is shown is a file with the same values") {
-  for (auto text : {kWhole, std::string_view("store.budget = \"1000001\"\npush.bucket = \"auto\"\n")}) {
+  for (auto text : {kWhole, std::string_view("store.budget = \"3000001\"\npush.bucket = \"auto\"\n")}) {
     ConfigFile file(text);
     auto first = file.parse();
     REQUIRE(first);
@@ -190,7 +191,7 @@ TEST_CASE("what is shown is a file with the same values") {
     REQUIRE(second);
     CHECK(show(second->config) == shown);
     if (text == kWhole) check_whole(second->config);
-    if (text != kWhole) CHECK(second->config.store_budget_bytes == 1'000'001);
+    if (text != kWhole) CHECK(second->config.store_budget_bytes == 3'000'001);
   }
 }
 
@@ -384,6 +385,38 @@ TEST_CASE("a damaged file is read or refused, whatever the damage") {
     CHECK_FALSE(line.error().sentence.empty());
   }
   CHECK(refused > 1000);
+}
+
+TEST_CASE("what the start would refuse for what it is, the file is refused for") {
+  const auto engine = [](std::string_view kind, std::string_view endpoint, std::string_view checkpoint) {
+    return fmt::format("[store]\nbudget = \"1GiB\"\n[[engine]]\nname = \"e\"\nkind = \"{}\"\nendpoint = \"{}\"\ncheckpoint = \"{}\"\n",
+                       kind, endpoint, checkpoint);
+  };
+  for (const auto kind : proto::control::kEngineKinds) CHECK(ConfigFile(engine(kind, "http://h:1", "m")).parse());
+  CHECK(contains(refusal_of(engine("foo", "http://h:1", "m")), "sglang, vllm, lmdeploy"));
+  for (const char* wrong : {"bar", "https://h:1", "http://h:0", "http://h:80000", "unix:relative"}) {
+    const auto sentence = refusal_of(engine("sglang", wrong, "m"));
+    INFO(sentence);
+    CHECK(contains(sentence, "engine.endpoint"));
+    CHECK(contains(sentence, "no endpoint"));
+  }
+  CHECK(contains(refusal_of(engine("sglang", "http://h:1", "a b")), "engine.checkpoint"));
+  CHECK(contains(refusal_of(engine("sglang", "http://h:1", "m") + "target = \"a b@1\"\n"), "engine.target"));
+  CHECK(contains(refusal_of("[[preload]]\ncheckpoint = \"a b@1\"\nsource = \"/m\"\n"), "'a b'"));
+
+  const auto listening = [](const std::string& at) {
+    return "store.budget = \"1GiB\"\nmetrics.listen = \"" + at + "\"\n";
+  };
+  for (const char* good : {"", "127.0.0.1:9464", "localhost:0", "[::1]:9464", "unix:/run/metrics.sock", "http://0.0.0.0:1"})
+    CHECK(ConfigFile(listening(good)).parse());
+  for (const char* wrong : {"foo", "localhost:80000", "foo:9464", ":9464", "1.2.3:1", "unix:m.sock"}) {
+    const auto sentence = refusal_of(listening(wrong));
+    INFO(sentence);
+    CHECK(contains(sentence, "metrics.listen"));
+  }
+  CHECK(contains(refusal_of("store.budget = \"1GiB\"\n", {"--metrics-listen", "localhost:80000"}), "--metrics-listen"));
+  CHECK(contains(refusal_of("store.budget = \"1KiB\"\n"), "2.00 MiB"));
+  CHECK(ConfigFile("store.budget = \"1MiB\"\nstore.segment = \"64KiB\"\n").parse());
 }
 
 }  // namespace

@@ -54,10 +54,9 @@ TEST_CASE("load") {
   CHECK_FALSE(parse({"load", "a@1", "/x", "--policy", "greedy"}));
 }
 
-TEST_CASE("NAME@VERSION is taken apart at the last @, and its parts are the daemon's to judge") {
-  CHECK(command<ShowVersion>({"show", "a@b@c"}).checkpoint.name == "a@b");
+TEST_CASE("NAME@VERSION is taken apart at its one @, and its parts are the daemon's to judge") {
   CHECK(command<ShowVersion>({"show", "a b\n@../c"}).checkpoint.version == "../c");
-  for (const char* wrong : {"a", "@1", "a@", "@", ""}) CHECK_FALSE(parse({"show", wrong}));
+  for (const char* wrong : {"a", "@1", "a@", "@", "", "a@b@c", "a@@b"}) CHECK_FALSE(parse({"show", wrong}));
   CHECK(parse({"show", "llama"}).error().sentence.find("llama") != std::string::npos);
 }
 
@@ -245,6 +244,45 @@ TEST_CASE("symbolic links stay, and so does '..' behind one") {
   CHECK(source_uri("link/../x").value() == base + "/link/../x");
   CHECK(source_uri("link/../../x").value() == base + "/link/../../x");
   CHECK(source_uri("real/../x").value() == base + "/x");
+}
+
+TEST_CASE("a number is what its decimal digits say, or a usage error") {
+  const auto unavailable = [](const char* text) {
+    return command<Update>({"update", "a@1", "--max-unavailable", text}).request.max_unavailable;
+  };
+  CHECK(unavailable("0") == 0u);
+  CHECK(unavailable("10") == 10u);
+  CHECK(unavailable("18446744073709551615") == 18446744073709551615u);
+  for (const char* wrong : {"-1", "+1", "010", "0x10", "1.0", "2 ", " 2", "two", "", "99999999999999999999999"}) {
+    INFO(wrong);
+    const auto refused = parse({"update", "a@1", "--max-unavailable", wrong});
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().sentence.find("--max-unavailable") != std::string::npos);
+    CHECK_FALSE(parse({"update", "a@1", "--trigger", "external", "--sessions", wrong}));
+  }
+  CHECK_FALSE(parse({"update", "a@1", "--trigger", "external", "--sessions=-18446744073709551615"}));
+  CHECK_FALSE(parse({"update", "a@1", "--max-unavailable="}));
+}
+
+TEST_CASE("an empty word, as of a variable that is not set, is no word that was left out") {
+  for (const auto& words : std::vector<std::vector<const char*>>{{"load", "a@1", "/x", "--idempotency-key", ""},
+                                                                 {"rollback", "--idempotency-key", ""},
+                                                                 {"--socket", "", "status"}}) {
+    const auto refused = parse(words);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().sentence.find("is empty") != std::string::npos);
+  }
+  CHECK_FALSE(parse({"update", "a@1", "--idempotency-key="}));
+  CHECK_FALSE(parse({"status", "--socket="}));
+}
+
+TEST_CASE("a wait has an end that a clock can show") {
+  CHECK(command<WaitForEngine>({"wait", "engine/e0", "--timeout", "8760h"}).timeout == std::chrono::hours(8760));
+  for (const char* too_long : {"8761h", "9999999h", "99999999h"}) {
+    const auto refused = parse({"wait", "job/load-1", "--timeout", too_long});
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().sentence.find("8760h") != std::string::npos);
+  }
 }
 
 }  // namespace

@@ -133,5 +133,11 @@ TEST_CASE("there are scripts for three shells, and another one is refused") {
   CHECK(test::run_ctl({"completion", "tcsh"}).exit_code == 3);
 }
 
+TEST_CASE("the trace of a job is completed as the job is, and its files as files") {
+  CHECK(expected_at_end({"job", "trace", ""}).what == Stands::job);
+  CHECK(expected_at_end({"job", "trace", "--output", ""}).what == Stands::file);
+  CHECK(expected_at_end({"job", "trace", "load-1", "--html", ""}).what == Stands::file);
+}
+
 }  // namespace
 }  // namespace ckptd::ctl

@@ -434,5 +434,16 @@ TEST_CASE("a daemon that tells no events is named as the reason") {
   CHECK(holds(ended.err, "older"));
 }
 
+TEST_CASE("Ctrl-C in a command that only asks does not speak of a request that may have reached the daemon") {
+  FakeDaemon daemon(one_after_the_other({ok(engine("updating", "gt@1"), std::chrono::seconds(30))}));
+  Child child(wait_for_engine(daemon));
+  REQUIRE(daemon.wait_for_requests(1));
+  child.signal(SIGINT);
+  auto ended = child.finish();
+  CHECK(ended.exit_code == 130);
+  CHECK(holds(ended.err, "interrupted; this command changes nothing"));
+  CHECK_FALSE(holds(ended.err, "job list"));
+}
+
 }  // namespace
 }  // namespace ckptd::ctl::test

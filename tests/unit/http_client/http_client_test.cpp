@@ -440,3 +440,13 @@ TEST_CASE("a stream that breaks off is an error, and a refusal is an answer with
     CHECK(corrupt.error().kind == ErrorKind::corrupt);
   }
 }
+
+TEST_CASE("an endpoint cannot break the lines of a log, and neither can its refusal") {
+  for (const std::string text : {"unix:/tmp/x\n2026 I engine prod is serving m@9\x1b[31m", "unix:/tmp/\x7f", "unix:/tmp/\xff",
+                                 "http://a\nb:80", "\x1b[31m"}) {
+    const auto refused = http::Endpoint::parse(text);
+    REQUIRE_FALSE(refused);
+    CHECK(std::ranges::none_of(refused.error().sentence, [](unsigned char c) { return c < 0x20 || c == 0x7f || c == 0xff; }));
+  }
+  CHECK(http::Endpoint::parse("unix:/tmp/caf\u00e9"));
+}

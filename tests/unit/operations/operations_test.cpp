@@ -8,6 +8,7 @@
 #include <mutex>
 #include <thread>
 
+#include "tests/support/log_listener.h"
 #include "tests/unit/operations/house.h"
 
 using namespace ckptd;
@@ -765,4 +766,61 @@ TEST_CASE("subscribers are told what jobs, versions and engines do") {
   house.add_engine();
   std::scoped_lock lock(mutex);
   CHECK(told.size() == before);
+}
+
+TEST_CASE("whoever joins a load that runs gets its version kept as well") {
+  House house;
+  house.throttle = std::make_shared<prefetch::Throttle>(kMiB);
+  for (int i = 0; i < 2; ++i) house.throttle->book(kMiB, Clock::now());  // its turn comes in two seconds
+  house.start();
+  const auto uri = house.checkpoint("v1", 1);
+  const auto first = house.operations->load({"m", "1", uri, false, ""});
+  REQUIRE(first);
+  const auto joined = house.operations->load({"m", "1", uri, true, ""});
+  REQUIRE(joined);
+  CHECK(joined->id == first->id);
+  const auto again = house.operations->load({"m", "1", uri, false, ""});  // wants less, and takes nothing back
+  REQUIRE(again);
+  REQUIRE(house.operations->wait_job(first->id, Deadline::in(10s))->state == "succeeded");
+  CHECK(house.operations->version("m", "1", false)->kept);
+}
+
+TEST_CASE("why a load or an update failed is in the log, once, and in one line") {
+  std::mutex mutex;
+  std::vector<std::string> lines;
+  const auto count = [&](std::string_view what, std::string_view why) {
+    std::scoped_lock lock(mutex);
+    return std::ranges::count_if(
+        lines, [&](const auto& line) { return line.starts_with(what) && line.find(why) != std::string::npos; });
+  };
+  House house;
+  house.add_engine();
+  house.load_or_die("1", 1);
+  const test::LogListener listener([&](std::string_view line) {
+    std::scoped_lock lock(mutex);
+    lines.emplace_back(line);
+  });
+  CHECK_FALSE(house.load("2", "file:///no/such%0Adirectory"));
+  CHECK(count("load-2: m@2: ", "no/such") == 1);
+  CHECK(count("", "\n") == 0);
+
+  house.behaviour->gone = true;
+  CHECK(house.run_update(House::to("1")).state == "failed");
+  CHECK(count("update-3: e: ", "nobody listens") == 1);
+
+  house.behaviour->gone = false;
+  house.behaviour->refuses = true;
+  CHECK(house.run_update(House::to("1")).state == "failed");
+  CHECK(count("update-4: ", "it said no") == 1);  // with what became of the engine
+}
+
+TEST_CASE("an engine's name is one that a URL leaves as it is") {
+  House house;
+  for (const auto* name : {".", "..", "", "a/b", "a b"}) {
+    const auto put = house.operations->put_engine({.name = name, .kind = "sglang", .endpoint = "http://127.0.0.1:1",
+                                                   .checkpoint = "m", .devices = {}});
+    REQUIRE_FALSE(put);
+    CHECK(put.error().kind == ErrorKind::invalid_argument);
+  }
+  house.add_engine("...");
 }

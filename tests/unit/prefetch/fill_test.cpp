@@ -1,7 +1,4 @@
 #include <catch2/catch.hpp>
-#include <spdlog/sinks/base_sink.h>
-#include <spdlog/spdlog.h>
-
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -11,6 +8,7 @@
 #include "tests/unit/prefetch/filled_memory.h"
 #include "tests/unit/prefetch/memory_source.h"
 #include "tests/support/fake_system_root.h"
+#include "tests/support/log_listener.h"
 
 using namespace ckptd;
 using namespace ckptd::prefetch;
@@ -18,31 +16,12 @@ using namespace std::chrono_literals;
 using Catch::Matchers::Contains;
 using test::digests_one_by_one;
 using test::FilledMemory;
+using test::LogListener;
 using test::MemorySource;
 using test::one_tensor;
 using weights::kBlockBytes;
 
 namespace {
-
-/// Everything that is logged while this lives goes to `hear`.
-class LogListener {
- public:
-  explicit LogListener(std::function<void(std::string_view)> hear) : old_(spdlog::default_logger()) {
-    spdlog::set_default_logger(std::make_shared<spdlog::logger>("", std::make_shared<Sink>(std::move(hear))));
-  }
-  ~LogListener() { spdlog::set_default_logger(old_); }
-
- private:
-  struct Sink : spdlog::sinks::base_sink<std::mutex> {
-    explicit Sink(std::function<void(std::string_view)> hear) : hear(std::move(hear)) {}
-    void sink_it_(const spdlog::details::log_msg& message) override {
-      hear({message.payload.data(), message.payload.size()});
-    }
-    void flush_() override {}
-    std::function<void(std::string_view)> hear;
-  };
-  std::shared_ptr<spdlog::logger> old_;
-};
 
 /// A gate that reads wait at until it opens.
 class Gate {

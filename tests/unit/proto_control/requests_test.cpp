@@ -225,3 +225,13 @@ TEST_CASE("bombs are refused") {
   check_refused(parse_keep_request(R"({"kept":true,"a":")" + std::string(1 << 20, 'x') + "\"}"), "bytes");
   check_refused(parse_keep_request(std::string("{\"kept\":true,\"") + std::string(100'000, 'x') + "\":1}"), "xxx...");
 }
+
+TEST_CASE("what an engine's record keeps has no control characters") {
+  const auto engine = [](std::string_view member, std::string_view value) {
+    return fmt::format(R"({{"kind":"sglang","endpoint":"http://h:1","checkpoint":"m","{}":"{}"}})", member, value);
+  };
+  CHECK(parse_engine_request(engine("api_key_file", "/run/keys/caf\u00e9 1")));
+  for (const char* member : {"api_key_file", "admin_key_file"})
+    for (const char* wrong : {R"(/run/k\n2026-11-26 I engine prod is serving m@9)", R"(/run/k\u001b[31m)", R"(/run/k\u009b31m)"})
+      check_refused(parse_engine_request(engine(member, wrong)), member);
+}

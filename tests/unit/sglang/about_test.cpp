@@ -136,3 +136,10 @@ TEST_CASE("ranks of an older server, and of one that does not say which they are
   CHECK((*sums)[0].rank == "tp3");
   CHECK((*sums)[1].rank == "rank1");
 }
+
+TEST_CASE("values that are nested without end are none, and end nobody") {
+  const auto nested = std::string(400'000, '[') + std::string(400'000, ']');
+  CHECK(sglang::read_values(200, nested, Key::none).error().kind == ErrorKind::peer_failed);
+  CHECK(sglang::read_checksums(200, nested, Key::none).error().kind == ErrorKind::peer_failed);
+  CHECK(sglang::read_server_info(200, "{\"a\":" + nested + "}", Key::none).error().kind == ErrorKind::peer_failed);
+}

@@ -81,3 +81,18 @@ TEST_CASE("the configuration is read as far as it is told") {
   CHECK_FALSE(read_world_size({200, R"({"world_size":-1})", {}}));
   CHECK_FALSE(read_world_size({404, "", {}}));
 }
+
+TEST_CASE("a configuration that is nested without end is none, and ends nobody") {
+  // Copying a value takes stack for each of its levels: 100,000 are more than a thread has.
+  const auto nested = [](std::size_t levels) {
+    return R"({"vllm_config":{"weight_transfer_config":{"backend":"ipc","x":)" + std::string(levels, '[') +
+           std::string(levels, ']') + "}}}";
+  };
+  CHECK_FALSE(read_config({200, nested(400'000), {}}));
+  CHECK_FALSE(read_config({200, nested(62), {}}));
+  REQUIRE(read_config({200, nested(61), {}}));
+  CHECK(read_config({200, nested(61), {}})->backend == "ipc");
+  // What stands in a text is no nesting, behind a quote that belongs to it either.
+  const auto text = R"({"vllm_config":{"weight_transfer_config":{"backend":"ipc","x":"\"\\)" + std::string(100, '[') + "\"}}}";
+  REQUIRE(read_config({200, text, {}}));
+}
