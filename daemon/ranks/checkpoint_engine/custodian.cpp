@@ -17,7 +17,7 @@ constexpr Clock::duration kFirstResend = std::chrono::milliseconds(250), kLastRe
 
 Clock::time_point closing_time(const Watch& watch, std::chrono::milliseconds keep_bound) {
   if (watch.connected > 0) return Clock::time_point::max();
-  if (watch.anybody_came) return std::max(watch.last_change + kStayBound, watch.taken + watch.stay_at_least);
+  if (watch.anybody_came) return watch.last_change + std::max(kStayBound, watch.stay_at_least);
   return watch.taken + keep_bound;
 }
 

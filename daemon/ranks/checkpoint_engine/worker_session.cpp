@@ -12,6 +12,13 @@ namespace {
 
 namespace messages = proto::checkpoint_engine;
 
+/// A rank that was sent its last None ends its session well, whatever becomes of the update, and may come back for another.
+/// Which None is the last is not known of every rank.
+bool may_come_back(messages::Sender::State state) {
+  using enum messages::Sender::State;
+  return state == releasing || state == parting || state == released || state == finishing || state == finished;
+}
+
 }  // namespace
 
 std::string farewell(const Error& reason) {
@@ -233,7 +240,7 @@ void WorkerSession::fail(const Error& reason) noexcept try {
   auto socket = std::move(*socket_);
   socket_.reset();
   pending_.reset();
-  const auto stay = sender_.state() == Sender::State::finished ? kStayForReturn : std::chrono::milliseconds(0);
+  const auto stay = may_come_back(sender_.state()) ? shared_.stay_for_return : std::chrono::milliseconds(0);
   sender_.abandon();
   shared_.custodian->take({std::move(socket), open_, farewell(reason), stay});
 } catch (const std::exception&) {

@@ -36,6 +36,7 @@ struct Shared {
   std::shared_ptr<Receipts> receipts;
   std::shared_ptr<KnownWorkers> known_workers;
   std::chrono::milliseconds parting_wait = kPartingWait;
+  std::chrono::milliseconds stay_for_return = kStayForReturn;
 };
 
 class WorkerSession : public Session {
