@@ -47,8 +47,9 @@ Result<> Service::write_touched(const EnginePush& push, const std::string& job) 
 }
 
 Result<> Service::write_success(const EnginePush& push, const std::string& job, const fleet::Mark& mark) {
+  const auto in_custody = parts_.endpoints.in_custody();
   auto written = parts_.journal.note([&](journal::Contents& contents) {
-    close_update(contents, job, push.engine, {});
+    close_update(contents, job, push.engine, in_custody);
     if (auto* engine = find_engine(contents, push.engine)) give(*engine, push.record, mark);
   });
   if (!written)

@@ -26,6 +26,7 @@ class LaneRun {
       if (!CKPTD_TRY(rank_returned(waker))) return all_.sessions == 0 ? end_without_return() : did_not_return();
       CKPTD_TRY(further_session());
     }
+    end_of_told_sessions();
     return {};
   }
 
@@ -80,6 +81,14 @@ class LaneRun {
     if (!all_.answered.stop_requested())
       lane_.session->fail({ErrorKind::timed_out, "its engine had not answered in time, and the update has ended without it"});
     return {};
+  }
+
+  /// Nobody hears whether the engine has answered: with a model more than was said its ranks come once more.
+  void end_of_told_sessions() {
+    lane_.session->retire({ErrorKind::invalid_argument,
+                           fmt::format("it was told of {} of each rank, and this is another: say as many sessions as the "
+                                       "engine opens, one and one more for each draft model",
+                                       all_.sessions == 1 ? "1 session" : fmt::format("{} sessions", all_.sessions))});
   }
 
   Result<> did_not_return() const {

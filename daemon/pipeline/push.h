@@ -11,8 +11,8 @@
 // A rank that has finished may come back for another session as long as its engine has not answered (SGLang, for the
 // worker of a draft model). Each lane waits for that by itself and serves whoever comes: the whole plan again, whatever
 // the fan-out was, uploaded for this rank alone. Nobody who does not come is waited for once the engine has answered. Where
-// nobody hears of the engine's answer, how many sessions a rank has is said beforehand (Gates::sessions), and each of them
-// is waited for.
+// nobody hears of the engine's answer, how many sessions a rank has is said beforehand (Gates::sessions), each of them is
+// waited for, and a rank that comes for one more is told that it was not.
 #pragma once
 
 #include <atomic>

@@ -247,6 +247,11 @@ void WorkerSession::fail(const Error& reason) noexcept try {
   socket_.reset();  // out of memory: what can still be done is to let the endpoint go
 }
 
+void WorkerSession::retire(const Error& reason) noexcept {
+  open_.failed = false;
+  fail(reason);
+}
+
 void WorkerSession::discard() noexcept {
   sender_.abandon();
   socket_.reset();

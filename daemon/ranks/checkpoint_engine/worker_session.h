@@ -61,6 +61,7 @@ class WorkerSession : public Session {
   Result<Woken> wait_again(std::span<const int> wakers, Deadline deadline) override;
   std::shared_ptr<Hold> hold() const override;
   void fail(const Error& reason) noexcept override;
+  void retire(const Error& reason) noexcept override;
   void discard() noexcept override;
 
  private:

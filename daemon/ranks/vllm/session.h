@@ -38,6 +38,7 @@ class MeetingSession : public Session {
   Result<Woken> wait(std::span<const int> wakers, Deadline deadline) override;
   Result<Woken> wait_again(std::span<const int> wakers, Deadline deadline) override;
   void fail(const Error& reason) noexcept override;
+  void retire(const Error&) noexcept override {}  // nobody comes to it
   void discard() noexcept override;
 
  protected:

@@ -236,4 +236,19 @@ TEST_CASE("a rank in its post hook when the daemon is killed comes back to a suc
   CHECK(rank.rank().sessions() == 1);
 }
 
+TEST_CASE("a rank that comes back to a session that was retired is told why, and no failure is seen") {
+  Setup setup(any_dialect());
+  CAPTURE(static_cast<int>(setup.dialect));
+  auto rank = setup.rank(2, {.kind = "return_late", .bucket = 0, .seconds = 0.8, .session = 1});
+  must(walk(*setup.session, setup.memory, Reached::finished));
+  setup.session->retire({ErrorKind::invalid_argument, "there was one session of each rank"});
+  const auto kept = setup.endpoints->in_custody();
+  REQUIRE(kept.size() == 1);
+  CHECK(kept[0].endpoint == setup.session->endpoint());
+  CHECK_FALSE(kept[0].failed);
+  REQUIRE(rank->outcome());
+  CHECK_FALSE(rank->outcome()->ok);
+  CHECK(rank->rank().sessions() == 1);
+}
+
 }  // namespace ckptd::test

@@ -201,3 +201,20 @@ TEST_CASE("an endpoint that was handed out and not used is kept for whoever come
   CHECK(house.endpoints.in_custody().size() == 1);
   CHECK(house.journal->contents().in_custody.size() == 1);
 }
+
+TEST_CASE("what is kept of an update that succeeded, for ranks that come once more, is written down and is no failure") {
+  Held house;
+  const auto job = house.operations->update(external("1"));
+  REQUIRE(job);
+  REQUIRE(house.end_of(job->id).state == "succeeded");
+  CHECK(house.endpoints.failed == 0);
+  const auto kept = house.endpoints.in_custody();
+  REQUIRE(kept.size() == 1);
+  // A successor of a killed daemon has to bind it again.
+  const auto written = house.journal->contents().in_custody;
+  REQUIRE(written.size() == 1);
+  CHECK(written[0].endpoint == kept[0].endpoint);
+  CHECK(house.operations->status().in_custody.empty());
+  house.endpoints.close(kept[0].endpoint);
+  CHECK(house.journal->contents().in_custody.empty());
+}
