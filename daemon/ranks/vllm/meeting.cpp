@@ -55,6 +55,11 @@ Result<bool> Meeting::look(Member member) {
   return false;
 }
 
+bool Meeting::is_kept_back(std::uint64_t count) const {
+  std::lock_guard lock(mutex_);
+  return failure_ && count > handed_out_;
+}
+
 std::string Meeting::waited_for(Member member) const {
   std::lock_guard lock(mutex_);
   if (!call_.empty())
@@ -105,6 +110,13 @@ Result<Meeting::Gathered> Meeting::gather(Deadline deadline, std::stop_token sto
     gathered.memories.push_back(std::move(seat.arrival->memory));
   }
   return gathered;
+}
+
+Result<> Meeting::hand_out() {
+  std::lock_guard lock(mutex_);
+  if (failure_) return std::unexpected(*failure_);
+  ++handed_out_;
+  return {};
 }
 
 void Meeting::calling(std::string call) {
