@@ -1,6 +1,7 @@
 #include "daemon/pipeline/lane.h"
 
 #include <array>
+#include <exception>
 #include <utility>
 
 #include "common/waker.h"
@@ -107,7 +108,13 @@ class LaneRun {
 }  // namespace
 
 void run_lane(Lane& lane, Together& together, LaneReport& report, std::shared_ptr<ranks::Hold>& hold) {
-  const auto outcome = LaneRun(lane, together, report, hold).run();
+  const auto outcome = [&]() -> Result<> {
+    try {
+      return LaneRun(lane, together, report, hold).run();
+    } catch (const std::exception& error) {  // of memory, most likely; the rank has to be told as of any failure
+      return fail(ErrorKind::internal, "the update could not go on: {}", error.what());
+    }
+  }();
   if (outcome) return;
   together.failed(outcome.error());
   const Error reason = *together.first_error();

@@ -129,7 +129,8 @@ struct Gates {
 };
 
 /// Blocks until every rank acknowledged every step and the engine has answered (or each had its Gates::sessions), or its deadline for that has passed (which
-/// is the caller's to judge: the ranks are well), or the first failure, or a stop request (cancelled). `report` is filled
+/// is the caller's to judge: the ranks are well), or the first failure, or a stop request (cancelled). no_space when there is
+/// not a thread for each lane; then none has begun. `report` is filled
 /// either way, with as much as happened. Receipts are not waited for: the ranks have their weights, and whoever called
 /// writes that down before await_receipts().
 Result<> push(const plan::Plan& plan, const weights::Manifest& manifest, const Resting& resting,
