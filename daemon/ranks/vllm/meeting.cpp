@@ -60,6 +60,11 @@ bool Meeting::is_kept_back(std::uint64_t count) const {
   return failure_ && count > handed_out_;
 }
 
+bool Meeting::is_out() const {
+  std::lock_guard lock(mutex_);
+  return out_;
+}
+
 std::string Meeting::waited_for(Member member) const {
   std::lock_guard lock(mutex_);
   if (!call_.empty())
@@ -116,6 +121,7 @@ Result<> Meeting::hand_out() {
   std::lock_guard lock(mutex_);
   if (failure_) return std::unexpected(*failure_);
   ++handed_out_;
+  out_ = true;
   return {};
 }
 
@@ -128,6 +134,7 @@ void Meeting::calling(std::string call) {
 void Meeting::acknowledge() {
   std::lock_guard lock(mutex_);
   call_.clear();
+  out_ = false;
   for (auto& seat : seats_) {
     seat.arrival.reset();
     ++seat.acknowledged;
@@ -142,6 +149,7 @@ void Meeting::finished() {
 
 void Meeting::end(const Error& reason) {
   std::lock_guard lock(mutex_);
+  out_ = false;
   if (!failure_) failure_ = reason;
   wake_all();
 }

@@ -72,6 +72,8 @@ class Meeting {
   /// Whether what a member brought to its reload number `count`, from 1 and over all rounds, will never be handed out: the
   /// meeting has ended before.
   bool is_kept_back(std::uint64_t count) const;
+  /// Whether a reload was handed out and has not been acknowledged since, nor has the caller ended the meeting.
+  bool is_out() const;
   /// Who or what is waited for, for the sentence of a wait that was too long.
   std::string waited_for(Member member) const;
   void leave(const Error& reason) noexcept;  ///< ends the meeting for all, unless it has ended or finished
@@ -107,7 +109,7 @@ class Meeting {
   std::string call_;  ///< empty: nobody is called
   Clock::time_point call_begun_;
   std::optional<Error> failure_;
-  bool finished_ = false, unopened_ = false;
+  bool finished_ = false, unopened_ = false, out_ = false;
   std::uint64_t handed_out_ = 0;  ///< reloads
   std::stop_source ended_;
 };
