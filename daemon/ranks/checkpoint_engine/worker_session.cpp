@@ -19,6 +19,9 @@ bool may_come_back(messages::Sender::State state) {
   return state == releasing || state == parting || state == released || state == finishing || state == finished;
 }
 
+/// Of a peer that sends them without end: then the deadline and the wakers are looked at.
+constexpr int kStaleAtOnce = 64;
+
 }  // namespace
 
 std::string farewell(const Error& reason) {
@@ -183,8 +186,12 @@ void WorkerSession::note_peers() {
 }
 
 Result<bool> WorkerSession::take_reply() {
+  int stale = 0;
   while (auto reply = socket_->receive()) {
-    if (reply->kind == messages::ReplyKind::stale) continue;
+    if (reply->kind == messages::ReplyKind::stale) {
+      if (++stale == kStaleAtOnce) return false;  // what else there is makes the next poll return at once
+      continue;
+    }
     if (reply->kind == messages::ReplyKind::malformed)
       return ckptd::fail(ErrorKind::peer_failed,
                          "the process on this endpoint does not speak the protocol of a rank: it "
