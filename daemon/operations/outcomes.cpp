@@ -60,8 +60,9 @@ Result<> Service::write_touched(const EnginePush& push, const std::string& job) 
 }
 
 Result<> Service::write_success(const EnginePush& push, const std::string& job, const Given& given) {
+  const auto in_custody = parts_.endpoints.in_custody();
   auto written = parts_.journal.note([&](journal::Contents& contents) {
-    close_update(contents, job, push.engine, {});
+    close_update(contents, job, push.engine, in_custody);
     auto* engine = find_engine(contents, push.engine);
     if (!engine) return;
     give(*engine, push.record, given.mark, !push.by_itself);

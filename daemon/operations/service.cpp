@@ -187,7 +187,8 @@ api::Status Service::status() const {
   for (const auto& peak : parts_.peaks.all())
     status.peaks.push_back({peak.stage, peak.device, peak.bytes_per_second, peak.bytes, api::show_time(peak.measured)});
   for (const auto& open : parts_.endpoints.in_custody())
-    status.in_custody.push_back(open.engine.empty() ? open.device : open.device + " of " + open.engine);
+    if (open.failed)
+      status.in_custody.push_back(open.engine.empty() ? open.device : open.device + " of " + open.engine);
   std::lock_guard lock(mutex_);
   status.last_reload = last_reload_;
   return status;

@@ -22,7 +22,8 @@ void settle_arenas(const EnginePush& push, bool pushed, const pipeline::Report& 
                    std::vector<pipeline::ArenaLoan>& arenas) {
   for (std::size_t i = 0; i < arenas.size(); ++i) {
     const auto& hold = report.holds[i];
-    const bool counts = push.options->receipt_required || !report.lanes[i].finished;
+    // Without an acknowledgement to believe, of this lane or of all, advisory is as required.
+    const bool counts = push.options->receipt_required || !pushed || !report.lanes[i].finished;
     if (hold && counts && !hold->let_go())
       std::move(arenas[i]).quarantine(hold, pushed);
     else if (pushed)

@@ -15,7 +15,8 @@ namespace ckptd::operations {
 std::vector<std::string> missing_receipts(const EnginePush& push, const pipeline::Report& report);
 
 /// Kept, freed or put into quarantine; `arenas` is empty then. A rank whose session did not end well has not even said
-/// that it released the memory: then a receipt is no question of configuration.
+/// that it released the memory, and after an update that failed nobody has waited for receipts: then one is no question of
+/// configuration.
 void settle_arenas(const EnginePush& push, bool pushed, const pipeline::Report& report,
                    std::vector<pipeline::ArenaLoan>& arenas);
 

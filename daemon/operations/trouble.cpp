@@ -33,7 +33,7 @@ std::string too_few_sessions(const EnginePush& push, const fleet::Description& a
   const auto needed = about.draft_models + 1;
   return fmt::format(
       "its server says that it has {} draft model{}, for each of which a rank opens a session after the target's, and this "
-      "update serves {}: say --sessions {} (\"sessions\":{}), or the last ranks wait for an endpoint that is gone",
+      "update serves {}: say --sessions {} (\"sessions\":{}), or the ranks that come once more end with an error",
       about.draft_models, about.draft_models == 1 ? "" : "s", push.external->sessions(), needed, needed);
 }
 

@@ -1,6 +1,7 @@
 #include "daemon/pipeline/lane.h"
 
 #include <array>
+#include <exception>
 #include <utility>
 
 #include "common/waker.h"
@@ -26,6 +27,7 @@ class LaneRun {
       if (!CKPTD_TRY(rank_returned(waker))) return all_.sessions == 0 ? end_without_return() : did_not_return();
       CKPTD_TRY(further_session());
     }
+    end_of_told_sessions();
     return {};
   }
 
@@ -82,6 +84,14 @@ class LaneRun {
     return {};
   }
 
+  /// Nobody hears whether the engine has answered: with a model more than was said its ranks come once more.
+  void end_of_told_sessions() {
+    lane_.session->retire({ErrorKind::invalid_argument,
+                           fmt::format("it was told of {} of each rank, and this is another: say as many sessions as the "
+                                       "engine opens, one and one more for each draft model",
+                                       all_.sessions == 1 ? "1 session" : fmt::format("{} sessions", all_.sessions))});
+  }
+
   Result<> did_not_return() const {
     return fail(ErrorKind::timed_out,
                 "the rank of {} (pid {}) had {} of {} sessions and did not come back for the next within {} ms: does its "
@@ -98,7 +108,13 @@ class LaneRun {
 }  // namespace
 
 void run_lane(Lane& lane, Together& together, LaneReport& report, std::shared_ptr<ranks::Hold>& hold) {
-  const auto outcome = LaneRun(lane, together, report, hold).run();
+  const auto outcome = [&]() -> Result<> {
+    try {
+      return LaneRun(lane, together, report, hold).run();
+    } catch (const std::exception& error) {  // of memory, most likely; the rank has to be told as of any failure
+      return fail(ErrorKind::internal, "the update could not go on: {}", error.what());
+    }
+  }();
   if (outcome) return;
   together.failed(outcome.error());
   const Error reason = *together.first_error();

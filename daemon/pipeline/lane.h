@@ -21,6 +21,8 @@ class Together {
     bool is_open() const;  ///< waits for a lane that is opening it
 
    private:
+    Result<> open() const;
+
     const std::function<Result<>()>& open_;
     mutable std::mutex mutex_;
     std::optional<Result<>> outcome_;

@@ -208,6 +208,7 @@ class Runner {
     }
     progress_.touched = true;
     note_upload(announced_);
+    upload_deadline_ = Deadline::in(all_.deadlines.upload);  // of the next one, which may be queued for long
     begin_step(Span::What::reload, announced_, bucket_bytes_[announced_]);
     reload_deadline_ = Deadline::in(all_.deadlines.reload);
     reloading_ = true;

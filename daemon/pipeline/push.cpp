@@ -1,10 +1,39 @@
 #include "daemon/pipeline/push.h"
 
+#include <exception>
+#include <latch>
+#include <system_error>
 #include <thread>
 
 #include "daemon/pipeline/lane.h"
 
 namespace ckptd::pipeline {
+namespace {
+
+/// Whose threads begin together or not at all. An error, and nothing was called, when there is not a thread for each.
+Result<> on_a_thread_each(std::size_t count, const std::function<void(std::size_t)>& call) {
+  std::latch all_there(1);
+  Result<> outcome;
+  std::vector<std::jthread> threads;
+  try {
+    threads.reserve(count);
+    for (std::size_t i = 0; i < count; ++i)
+      threads.emplace_back([&, i] {
+        all_there.wait();
+        if (outcome) call(i);
+      });
+  } catch (const std::system_error& error) {
+    outcome = fail(ErrorKind::no_space,
+                   "no thread could be started for a device's part of the update ({} of {} were): {}; raise TasksMax= of "
+                   "the systemd unit, or `ulimit -u`",
+                   threads.size(), count, error.what());
+  }
+  all_there.count_down();
+  threads.clear();  // waits for them
+  return outcome;
+}
+
+}  // namespace
 
 Result<> Together::check_stop() const {
   if (!stopped().stop_requested()) return {};
@@ -20,10 +49,17 @@ Error Together::end_reason() const {
 Result<> Together::Gate::pass(const Together& all) {
   std::lock_guard lock(mutex_);
   if (!outcome_) {
-    outcome_ = all.check_stop();
-    if (*outcome_) outcome_ = open_();
+    auto outcome = all.check_stop();
+    if (outcome) outcome = open();
+    outcome_ = std::move(outcome);
   }
   return *outcome_;
+}
+
+Result<> Together::Gate::open() const try {
+  return open_();
+} catch (const std::exception& error) {
+  return fail(ErrorKind::internal, "the update could not go on: {}", error.what());
 }
 
 bool Together::Gate::is_open() const {
@@ -91,12 +127,13 @@ Result<> push(const plan::Plan& plan, const weights::Manifest& manifest, const R
 
   report.lanes.assign(lanes.size(), {});
   report.holds.assign(lanes.size(), nullptr);
-  {
-    // Before any thread runs: a lane that is ready early must not think that it was the last.
-    for (std::size_t i = 0; i < lanes.size(); ++i) together.begin_session(true);
-    std::vector<std::jthread> threads;
-    for (std::size_t i = 0; i < lanes.size(); ++i)
-      threads.emplace_back([&, i] { run_lane(lanes[i], together, report.lanes[i], report.holds[i]); });
+  // Before any thread runs: a lane that is ready early must not think that it was the last.
+  for (std::size_t i = 0; i < lanes.size(); ++i) together.begin_session(true);
+  const auto ran = on_a_thread_each(
+      lanes.size(), [&](std::size_t i) { run_lane(lanes[i], together, report.lanes[i], report.holds[i]); });
+  if (!ran) {
+    together.failed(ran.error());
+    for (Lane& lane : lanes) lane.session->discard();  // nobody was told of any
   }
   auto error = together.first_error();
   report.ranks_done = error ? Clock::now() : together.first_sessions_ended();

@@ -11,8 +11,8 @@
 // A rank that has finished may come back for another session as long as its engine has not answered (SGLang, for the
 // worker of a draft model). Each lane waits for that by itself and serves whoever comes: the whole plan again, whatever
 // the fan-out was, uploaded for this rank alone. Nobody who does not come is waited for once the engine has answered. Where
-// nobody hears of the engine's answer, how many sessions a rank has is said beforehand (Gates::sessions), and each of them
-// is waited for.
+// nobody hears of the engine's answer, how many sessions a rank has is said beforehand (Gates::sessions), each of them is
+// waited for, and a rank that comes for one more is told that it was not.
 #pragma once
 
 #include <atomic>
@@ -132,7 +132,8 @@ struct Gates {
 };
 
 /// Blocks until every rank acknowledged every step and the engine has answered (or each had its Gates::sessions), or its deadline for that has passed (which
-/// is the caller's to judge: the ranks are well), or the first failure, or a stop request (cancelled). `report` is filled
+/// is the caller's to judge: the ranks are well), or the first failure, or a stop request (cancelled). no_space when there is
+/// not a thread for each lane; then none has begun. `report` is filled
 /// either way, with as much as happened. Receipts are not waited for: the ranks have their weights, and whoever called
 /// writes that down before await_receipts().
 Result<> push(const plan::Plan& plan, const weights::Manifest& manifest, const Resting& resting,

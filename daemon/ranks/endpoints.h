@@ -15,11 +15,12 @@
 
 namespace ckptd::ranks {
 
-/// An endpoint on which somebody may still wait: of a failed session, or left by a dead predecessor.
+/// An endpoint on which somebody may still wait: of a session that failed or was retired, or left by a dead predecessor.
 struct OpenEndpoint {
   std::string endpoint;
   std::string engine;
   std::string device;
+  bool failed = true;  ///< false: retired, and kept for a rank that comes back
 };
 
 /// Where the sessions of one update are opened.

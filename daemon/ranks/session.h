@@ -119,6 +119,10 @@ class Session {
   /// After the last acknowledgement too: the rank may be about to come back.
   virtual void fail(const Error& reason) noexcept = 0;
 
+  /// As fail(), of a session that ended well and whose rank nobody serves any more, although it may come back: whoever
+  /// does is told `reason`.
+  virtual void retire(const Error& reason) noexcept { fail(reason); }
+
   /// Closes the endpoint at once, without the custodian: for a session whose endpoint nobody was told of.
   virtual void discard() noexcept = 0;
 };

@@ -26,7 +26,7 @@ class Dialect:
     def heals(self, daemon):
         """The rank is free, and the next update makes everything well."""
         self.shared.wait_idle()
-        harness.wait_until("the custodian to let go", lambda: not daemon.http("GET", "/v1/status")[1]["in_custody"])
+        harness.wait_until("the custodian to let go", lambda: not daemon.http("GET", "/v1/status")[1]["in_custody"], 40)
         self.shared.reset()
         daemon.must("update", "m@1")
         self.assert_holds(self.shared, self.source)

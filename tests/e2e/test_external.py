@@ -46,7 +46,9 @@ class External(harness.Case):
         self.assertNotIn("zmq_handles", ended)
         self.assert_holds(engine, source)
         self.assertEqual(len(engine.calls()), 1)
-        self.assertFalse(daemon.rank_sockets())
+        # Ranks that came for one session more than was said would be told so, for a while.
+        self.assertEqual(daemon.http("GET", "/v1/status")[1]["in_custody"], [])
+        harness.wait_until("the endpoints to be closed", lambda: not daemon.rank_sockets(), 30)
         shown = daemon.engine("e")
         self.assertEqual((shown["serving"], shown["target"], shown["poisoned"]), ("m@1", "m@1", ""))
         # The label that the trainer has given is no sign of somebody else.
@@ -83,6 +85,24 @@ class External(harness.Case):
         (report,) = ended["result"]["engines"]
         self.assertEqual([lane["sessions"] for lane in report["lanes"]], [2, 2])
         self.assert_holds(engine, source)
+
+    def test_a_session_more_than_was_said_raises_in_the_rank_and_does_not_hang(self):
+        import workers
+
+        engine = self.engine(rank_commands=[workers.rank_command("D", sessions=2)])
+        daemon = self.daemon(SHORT)
+        daemon.add_engine("e", engine, "m")
+        daemon.load("m@1", self.llama())
+        engine.fault("HOST-1", "connect_late", seconds=2, session=1)
+        job = self.held(daemon)
+        answered = self.background(self.call, engine, job["zmq_handles"])
+        self.assertEqual(daemon.wait_job(job["id"])["state"], "succeeded")  # which is of the ranks' first sessions
+        status, answer = answered(30)
+        self.assertGreaterEqual(status, 400, answer)
+        engine.wait_idle()
+        again = self.held(daemon, sessions=2)
+        self.assertEqual(self.call(engine, again["zmq_handles"])[0], 200)
+        self.assertEqual(daemon.wait_job(again["id"])["state"], "succeeded")
 
     def test_a_session_too_many_is_waited_for_and_the_rank_named(self):
         daemon, engine, _ = self.serving(SHORT)

@@ -45,7 +45,7 @@ class Leaks(harness.Case):
             engine.fault(f"HOST-{number % 2}", kind, number % 2)
             self.assertNotEqual(daemon.ctl("update", "m@1").code, 0)
             engine.wait_idle()
-        harness.wait_until("the custodian to let go", lambda: not daemon.http("GET", "/v1/status")[1]["in_custody"])
+        harness.wait_until("the custodian to let go", lambda: not daemon.http("GET", "/v1/status")[1]["in_custody"], 40)
         self.settle(daemon, held)
         self.assertEqual(daemon.rank_sockets(), [])
         engine.reset()

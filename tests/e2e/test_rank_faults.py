@@ -23,7 +23,7 @@ class RankFaults(harness.OneEngine):
             self.assertEqual(bool(engine["poisoned"]), poisoned, engine)
         self.assertNotEqual(engine["serving"], "m@1")
         self.shared.wait_idle()
-        harness.wait_until("the custodian to let go", lambda: not daemon.http("GET", "/v1/status")[1]["in_custody"])
+        harness.wait_until("the custodian to let go", lambda: not daemon.http("GET", "/v1/status")[1]["in_custody"], 40)
         harness.wait_until("sockets to be removed", lambda: not daemon.rank_sockets())
         self.shared.reset()
         daemon.must("update", "m@1")

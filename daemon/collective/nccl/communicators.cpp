@@ -170,12 +170,16 @@ void Communicators::hurry(Deadline by) noexcept {
   changed_.notify_all();
 }
 
-bool Communicators::wait_until_ended(Deadline rescue_at, Deadline deadline) {
+bool Communicators::wait_until_ended(Deadline rescue_at, Deadline deadline, bool hurried) {
   std::unique_lock lock(mutex_);
   const auto ended = [&] { return ended_; };
-  if (changed_.wait_until(lock, rescue_at.at(), ended)) return true;
+  const auto wait = [&](Deadline until, bool last) {
+    if (hurried) return wait_hurried(lock, until, last, ended);
+    return changed_.wait_until(lock, until.at(), ended);
+  };
+  if (wait(rescue_at, false)) return true;
   rescue();  // where there is nothing to rescue our thread may still come to its end
-  if (changed_.wait_until(lock, deadline.at(), ended)) return true;
+  if (wait(deadline, true)) return true;
   abandoned_ = true;
   spdlog::warn("NCCL does not return from a call for {} ({}); its thread is left behind", joined(names_),
                in_progress());

@@ -102,8 +102,8 @@ class Communicators : public std::enable_shared_from_this<Communicators> {
   /// until then is aborted from another thread, as after Patience::stuck. Blocks for nobody.
   void hurry(Deadline by) noexcept;
   /// Whether it has ended by the deadline. What does not return from a call by `rescue_at` is aborted from another thread; if
-  /// that does not help either it is abandoned: it touches no device any more.
-  bool wait_until_ended(Deadline rescue_at, Deadline deadline);
+  /// that does not help either it is abandoned: it touches no device any more. `hurried`: earlier, if hurry() wants it so.
+  bool wait_until_ended(Deadline rescue_at, Deadline deadline, bool hurried = false);
 
  private:
   struct Request {

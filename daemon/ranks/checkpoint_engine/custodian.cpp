@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <utility>
 
 namespace ckptd::ranks::checkpoint_engine {
 namespace {
@@ -17,7 +18,7 @@ constexpr Clock::duration kFirstResend = std::chrono::milliseconds(250), kLastRe
 
 Clock::time_point closing_time(const Watch& watch, std::chrono::milliseconds keep_bound) {
   if (watch.connected > 0) return Clock::time_point::max();
-  if (watch.anybody_came) return std::max(watch.last_change + kStayBound, watch.taken + watch.stay_at_least);
+  if (watch.anybody_came) return watch.last_change + std::max(kStayBound, watch.stay_at_least);
   return watch.taken + keep_bound;
 }
 
@@ -41,6 +42,9 @@ class Custodian::Ward {
     auto connected = socket.peers().size();
     socket.look();
     bool news = take_replies() || socket.arrivals() != arrivals;
+    if (!charge_.open.failed && socket.arrivals() > 1 && !std::exchange(came_back_, true))
+      spdlog::warn("{}: the rank on {} came for another session when its update had succeeded, and is told that there is none",
+                   charge_.open.engine, charge_.open.device);
     if (news || socket.peers().size() != connected) watch_.last_change = now;
     if (news) resend_after_ = kFirstResend;
     if (news || now >= resend_at_) owe_everybody(now);
@@ -73,6 +77,7 @@ class Custodian::Ward {
   Charge charge_;
   std::chrono::milliseconds keep_bound_;
   Watch watch_;
+  bool came_back_ = false;
   std::size_t owed_ = 0;  ///< exceptions that somebody should have had already
   Clock::duration resend_after_ = kFirstResend;
   Clock::time_point resend_at_;

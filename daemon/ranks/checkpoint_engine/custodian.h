@@ -28,7 +28,7 @@ namespace ckptd::ranks::checkpoint_engine {
 /// How long an endpoint stays bound after its rank has gone: a rank that closes right after a reply must get rid of it,
 /// or the end of its ZeroMQ context blocks for ever.
 inline constexpr std::chrono::milliseconds kStayBound{500};
-/// How long it stays at least after a session that had finished when its update failed: its rank may be on its way back for
+/// How long it stays instead where the rank may have ended its session well all the same: it may be on its way back for
 /// another, with its garbage to be collected in between, and would wait for ever where nobody is.
 inline constexpr std::chrono::milliseconds kStayForReturn{10'000};
 
@@ -38,7 +38,7 @@ struct Watch {
   Clock::time_point last_change;  ///< somebody came, replied or went
   bool anybody_came = false;
   std::size_t connected = 0;
-  std::chrono::milliseconds stay_at_least{0};  ///< from `taken` on
+  std::chrono::milliseconds stay_at_least{0};  ///< from `last_change` on
 };
 
 /// When the endpoint is closed if nothing more happens. Never while somebody is connected.

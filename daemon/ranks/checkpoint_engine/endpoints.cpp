@@ -24,7 +24,8 @@ class WorkerEndpoints : public Endpoints {
                     .group = options.rank_group.empty() ? std::nullopt : std::optional(directory_->gid()),
                     .directory = options.shared_memory}),
                 .known_workers = std::make_shared<KnownWorkers>(),
-                .parting_wait = options.parting_wait} {
+                .parting_wait = options.parting_wait,
+                .stay_for_return = options.stay_for_return} {
     context_->set(zmq::ctxopt::max_sockets, kMostSockets);
   }
   ~WorkerEndpoints() override { shared_.custodian->stop(); }
@@ -66,7 +67,8 @@ class WorkerEndpoints : public Endpoints {
     auto name = directory_->name_in(open.endpoint);
     if (!name) return fail(ErrorKind::denied, "it is not one of ours in {}", directory_->path().native());
     auto socket = CKPTD_TRY(BoundSocket::bind(context_, directory_, *name));
-    shared_.custodian->take({std::move(socket), open, farewell(reason)});
+    // How far its rank has come is not known: it may be in its post hook, and come back for another session.
+    shared_.custodian->take({std::move(socket), open, farewell(reason), shared_.stay_for_return});
     return {};
   } catch (const std::exception& error) {
     return fail(ErrorKind::io, "{}", error.what());

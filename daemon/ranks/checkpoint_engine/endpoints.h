@@ -20,6 +20,7 @@ struct Options {
   std::chrono::milliseconds keep_bound{30 * 60'000};  ///< how long the custodian waits for a rank that never came
   std::filesystem::path shared_memory = "/dev/shm";   ///< of the receipts, see receipts.h
   std::chrono::milliseconds parting_wait{1'000};      ///< kPartingWait; shorter in tests of other things
+  std::chrono::milliseconds stay_for_return{10'000};  ///< kStayForReturn; shorter in tests of other things
 };
 
 /// Owns the ZeroMQ context, the directory and the custodian's thread; see ranks::Endpoints for what it keeps.

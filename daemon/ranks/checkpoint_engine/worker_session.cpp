@@ -12,6 +12,16 @@ namespace {
 
 namespace messages = proto::checkpoint_engine;
 
+/// A rank that was sent its last None ends its session well, whatever becomes of the update, and may come back for another.
+/// Which None is the last is not known of every rank.
+bool may_come_back(messages::Sender::State state) {
+  using enum messages::Sender::State;
+  return state == releasing || state == parting || state == released || state == finishing || state == finished;
+}
+
+/// Of a peer that sends them without end: then the deadline and the wakers are looked at.
+constexpr int kStaleAtOnce = 64;
+
 }  // namespace
 
 std::string farewell(const Error& reason) {
@@ -176,8 +186,12 @@ void WorkerSession::note_peers() {
 }
 
 Result<bool> WorkerSession::take_reply() {
+  int stale = 0;
   while (auto reply = socket_->receive()) {
-    if (reply->kind == messages::ReplyKind::stale) continue;
+    if (reply->kind == messages::ReplyKind::stale) {
+      if (++stale == kStaleAtOnce) return false;  // what else there is makes the next poll return at once
+      continue;
+    }
     if (reply->kind == messages::ReplyKind::malformed)
       return ckptd::fail(ErrorKind::peer_failed,
                          "the process on this endpoint does not speak the protocol of a rank: it "
@@ -233,11 +247,16 @@ void WorkerSession::fail(const Error& reason) noexcept try {
   auto socket = std::move(*socket_);
   socket_.reset();
   pending_.reset();
-  const auto stay = sender_.state() == Sender::State::finished ? kStayForReturn : std::chrono::milliseconds(0);
+  const auto stay = may_come_back(sender_.state()) ? shared_.stay_for_return : std::chrono::milliseconds(0);
   sender_.abandon();
   shared_.custodian->take({std::move(socket), open_, farewell(reason), stay});
 } catch (const std::exception&) {
   socket_.reset();  // out of memory: what can still be done is to let the endpoint go
+}
+
+void WorkerSession::retire(const Error& reason) noexcept {
+  open_.failed = false;
+  fail(reason);
 }
 
 void WorkerSession::discard() noexcept {

@@ -36,6 +36,7 @@ struct Shared {
   std::shared_ptr<Receipts> receipts;
   std::shared_ptr<KnownWorkers> known_workers;
   std::chrono::milliseconds parting_wait = kPartingWait;
+  std::chrono::milliseconds stay_for_return = kStayForReturn;
 };
 
 class WorkerSession : public Session {
@@ -60,6 +61,7 @@ class WorkerSession : public Session {
   Result<Woken> wait_again(std::span<const int> wakers, Deadline deadline) override;
   std::shared_ptr<Hold> hold() const override;
   void fail(const Error& reason) noexcept override;
+  void retire(const Error& reason) noexcept override;
   void discard() noexcept override;
 
  private:

@@ -55,6 +55,16 @@ Result<bool> Meeting::look(Member member) {
   return false;
 }
 
+bool Meeting::is_kept_back(std::uint64_t count) const {
+  std::lock_guard lock(mutex_);
+  return failure_ && count > handed_out_;
+}
+
+bool Meeting::is_out() const {
+  std::lock_guard lock(mutex_);
+  return out_;
+}
+
 std::string Meeting::waited_for(Member member) const {
   std::lock_guard lock(mutex_);
   if (!call_.empty())
@@ -107,6 +117,14 @@ Result<Meeting::Gathered> Meeting::gather(Deadline deadline, std::stop_token sto
   return gathered;
 }
 
+Result<> Meeting::hand_out() {
+  std::lock_guard lock(mutex_);
+  if (failure_) return std::unexpected(*failure_);
+  ++handed_out_;
+  out_ = true;
+  return {};
+}
+
 void Meeting::calling(std::string call) {
   std::lock_guard lock(mutex_);
   call_ = std::move(call);
@@ -116,6 +134,7 @@ void Meeting::calling(std::string call) {
 void Meeting::acknowledge() {
   std::lock_guard lock(mutex_);
   call_.clear();
+  out_ = false;
   for (auto& seat : seats_) {
     seat.arrival.reset();
     ++seat.acknowledged;
@@ -130,6 +149,7 @@ void Meeting::finished() {
 
 void Meeting::end(const Error& reason) {
   std::lock_guard lock(mutex_);
+  out_ = false;
   if (!failure_) failure_ = reason;
   wake_all();
 }

@@ -69,12 +69,20 @@ class Meeting {
   int fd(Member member) const;  ///< readable when there may be news for the member
   /// Nothing yet, acknowledged (true once for each arrival), or the failure that ended the meeting.
   Result<bool> look(Member member);
+  /// Whether what a member brought to its reload number `count`, from 1 and over all rounds, will never be handed out: the
+  /// meeting has ended before.
+  bool is_kept_back(std::uint64_t count) const;
+  /// Whether a reload was handed out and has not been acknowledged since, nor has the caller ended the meeting.
+  bool is_out() const;
   /// Who or what is waited for, for the sentence of a wait that was too long.
   std::string waited_for(Member member) const;
   void leave(const Error& reason) noexcept;  ///< ends the meeting for all, unless it has ended or finished
 
   // Of the caller.
   Result<Gathered> gather(Deadline deadline, std::stop_token stop);
+  /// Before the engine is told of a reload that was gathered. An error when the meeting has ended meanwhile: then it must not
+  /// be told, since who has left may think that his memory is nobody's.
+  Result<> hand_out();
   void calling(std::string call);  ///< "POST /update_weights", from now until the next acknowledgement
   void acknowledge();              ///< what was gathered; or, after a finish, that all may begin again
   void finished();                 ///< nobody is missed who leaves from now on
@@ -101,7 +109,8 @@ class Meeting {
   std::string call_;  ///< empty: nobody is called
   Clock::time_point call_begun_;
   std::optional<Error> failure_;
-  bool finished_ = false, unopened_ = false;
+  bool finished_ = false, unopened_ = false, out_ = false;
+  std::uint64_t handed_out_ = 0;  ///< reloads
   std::stop_source ended_;
 };
 

@@ -38,6 +38,7 @@ class MeetingSession : public Session {
   Result<Woken> wait(std::span<const int> wakers, Deadline deadline) override;
   Result<Woken> wait_again(std::span<const int> wakers, Deadline deadline) override;
   void fail(const Error& reason) noexcept override;
+  void retire(const Error&) noexcept override {}  // nobody comes to it
   void discard() noexcept override;
 
  protected:
@@ -45,6 +46,7 @@ class MeetingSession : public Session {
   virtual Result<WireMemory> memory_of(std::uint64_t offset, std::uint64_t bytes) = 0;
 
   Meeting& meeting() const { return *meeting_; }
+  std::shared_ptr<const Meeting> shared_meeting() const { return meeting_; }
   const device::Export& offered() const { return *memory_; }  ///< since offer()
 
  private:

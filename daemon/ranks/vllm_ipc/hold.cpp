@@ -38,7 +38,15 @@ std::string WorkerHold::why() const {
 
 void WorkerHold::told(Receipt receipt) {
   std::lock_guard lock(mutex_);
+  last_ = {receipt.file(), receipt.index()};
   open_.push_back(std::move(receipt));
+}
+
+void WorkerHold::take_back() {
+  std::lock_guard lock(mutex_);
+  if (!last_) return;
+  std::erase_if(open_, [&](const Receipt& receipt) { return std::pair(receipt.file(), receipt.index()) == *last_; });
+  last_.reset();
 }
 
 }  // namespace ckptd::ranks::vllm_ipc

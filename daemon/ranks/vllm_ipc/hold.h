@@ -5,8 +5,11 @@
 // the update; before August 2026 it opened and closed one for each). So when all receipts are here, nothing is mapped.
 #pragma once
 
+#include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/ranks/receipts/receipts.h"
@@ -24,11 +27,13 @@ class WorkerHold final : public Hold {
   std::string why() const override;
 
   void told(Receipt receipt);  ///< before the handle leaves
+  void take_back();            ///< the last one: its handle has not left and never will
 
  private:
   mutable std::mutex mutex_;  ///< guards what follows
   Holder holder_;
   std::vector<Receipt> open_;  ///< those that have not come back
+  std::optional<std::pair<std::string, std::uint64_t>> last_;  ///< of the last that was told: file and index
   bool let_go_ = false;
 };
 

@@ -30,11 +30,18 @@ Result<vllm::WireMemory> IpcSession::memory_of(std::uint64_t offset, std::uint64
                           .counter_index = receipt.index()};
   if (!hold_) hold_ = std::make_shared<WorkerHold>(meeting().engine(), device(), processes_);
   hold_->told(std::move(receipt));
+  ++brought_;
   return memory;
 }
 
+/// A handle that waited for other devices, or for the server to be started, has not left when the update ends there: its
+/// receipt would never come. The one before it was acknowledged.
 std::shared_ptr<Hold> IpcSession::hold() const {
-  return meeting().handles_are_unopened() ? nullptr : hold_;
+  if (!hold_ || meeting().handles_are_unopened()) return nullptr;
+  if (!meeting().is_kept_back(brought_)) return hold_;
+  if (brought_ == 1) return nullptr;
+  hold_->take_back();
+  return hold_;
 }
 
 }  // namespace ckptd::ranks::vllm_ipc

@@ -1,6 +1,7 @@
 // A device's part in an update by CUDA IPC: the engine is told how its worker opens the memory, with a receipt each time.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,7 +24,8 @@ class IpcSession final : public vllm::MeetingSession {
 
   const std::shared_ptr<Receipts> receipts_;
   const std::vector<Peer> processes_;
-  std::shared_ptr<WorkerHold> hold_;  ///< of memory that a mapping does not keep, once somebody was told of it
+  std::shared_ptr<WorkerHold> hold_;  ///< of memory that a mapping does not keep, once somebody is to be told of it
+  std::uint64_t brought_ = 0;         ///< handles to the meeting
 };
 
 }  // namespace ckptd::ranks::vllm_ipc

@@ -62,6 +62,7 @@ class IpcTransfer final : public vllm::Conversation {
   }
 
   Result<> give(const Meeting::Gathered& bucket) override {
+    CKPTD_TRY(meeting()->hand_out());
     std::vector<wire::DeviceBytes> memories;
     for (std::size_t i = 0; i < devices().size(); ++i) {
       const auto& memory = bucket.memories[i];

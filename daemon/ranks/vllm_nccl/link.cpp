@@ -20,7 +20,8 @@ constexpr auto kLook = 200ms;        // between two looks at what NCCL tells of 
 constexpr std::uint64_t kSumBytes = sizeof(float);
 constexpr std::array<std::byte, kSumBytes> kZero{};
 
-bool is_early(const Error& error) { return error.kind == ErrorKind::timed_out; }
+/// A wait of ours that has come to its end before what it waits for. What NCCL or the driver call a time-out has their words.
+bool is_early(const Error& error) { return error.kind == ErrorKind::timed_out && error.vendor.empty(); }
 
 }  // namespace
 
@@ -73,11 +74,11 @@ Result<> Link::open(const GoOn& go_on) {
   for (;;) {
     auto ready = communicators_->wait_until_ready(Deadline::in(kPiece));
     if (ready) break;
-    if (ready.error().kind == ErrorKind::timed_out && !limit.passed()) {
+    if (is_early(ready.error()) && !limit.passed()) {
       CKPTD_TRY(by_then());
       continue;
     }
-    if (limit.passed()) CKPTD_TRY(by_then());
+    if (is_early(ready.error())) CKPTD_TRY(by_then());
     auto error = std::move(ready).error();
     if (error.vendor.find("Duplicate GPU") != error.vendor.npos)
       error.sentence += fmt::format("; {} is the GPU of one of the workers: NCCL sends from a GPU that none of them runs on, "
@@ -128,7 +129,7 @@ Result<> Link::check() { return communicators_->check(Deadline::in(patience_.stu
 void Link::abort(const Error& reason) noexcept {
   if (ended_ || !communicators_) return;
   communicators_->end(nccl::Communicators::End::cut, reason);
-  ended_ = communicators_->wait_until_ended(Deadline::in(patience_.stuck), Deadline::in(2 * patience_.stuck));
+  ended_ = communicators_->wait_until_ended(Deadline::in(patience_.stuck), Deadline::in(2 * patience_.stuck), true);
   if (ended_) busy_ = false;
 }
 

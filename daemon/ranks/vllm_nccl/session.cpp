@@ -3,21 +3,23 @@
 namespace ckptd::ranks::vllm_nccl {
 namespace {
 
-/// NCCL, of our own process, in memory that it was given and has not come back from.
+/// NCCL, of our own process, in memory that it was given and has not come back from, or is about to be given.
 class LinkHold final : public Hold {
  public:
-  LinkHold(std::string engine, std::string device, std::shared_ptr<Link> link)
-      : holder_{std::move(engine), std::move(device), {}}, link_(std::move(link)) {}
+  LinkHold(std::shared_ptr<const vllm::Meeting> meeting, std::string device, std::shared_ptr<Link> link)
+      : holder_{meeting->engine(), std::move(device), {}}, meeting_(std::move(meeting)), link_(std::move(link)) {}
 
-  bool let_go() override { return link_->quiet(); }
+  /// In this order: a bucket is out before NCCL has it.
+  bool let_go() override { return !meeting_->is_out() && link_->quiet(); }
   Holder holder() const override { return holder_; }
   std::string why() const override {
-    if (link_->quiet()) return "NCCL is done with it";
+    if (!meeting_->is_out() && link_->quiet()) return "NCCL is done with it";
     return "NCCL has not come back from a broadcast of it, and did not let go when it was aborted: restart ckptd";
   }
 
  private:
   const Holder holder_;
+  const std::shared_ptr<const vllm::Meeting> meeting_;
   const std::shared_ptr<Link> link_;
 };
 
@@ -29,8 +31,9 @@ NcclSession::NcclSession(std::shared_ptr<vllm::Meeting> meeting, vllm::Meeting::
 
 std::shared_ptr<Hold> NcclSession::hold() const {
   auto link = sending_->link();
-  if (!link || link->quiet()) return nullptr;
-  return std::make_shared<LinkHold>(meeting().engine(), device(), std::move(link));
+  if (!link) return nullptr;
+  auto hold = std::make_shared<LinkHold>(shared_meeting(), device(), std::move(link));
+  return hold->let_go() ? nullptr : std::move(hold);
 }
 
 Result<vllm::WireMemory> NcclSession::memory_of(std::uint64_t offset, std::uint64_t bytes) {

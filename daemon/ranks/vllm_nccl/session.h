@@ -33,7 +33,7 @@ class NcclSession final : public vllm::MeetingSession {
   NcclSession(std::shared_ptr<vllm::Meeting> meeting, vllm::Meeting::Member member, std::string device,
               std::shared_ptr<const Sending> sending);
 
-  /// While NCCL may still read the arena; null once it does not.
+  /// While NCCL may still read the arena, or come to it; null once it does not.
   std::shared_ptr<Hold> hold() const override;
 
  private:

@@ -79,6 +79,7 @@ class NcclTransfer final : public vllm::Conversation {
   }
 
   Result<> give(const Meeting::Gathered& bucket) override {
+    CKPTD_TRY(meeting()->hand_out());
     const auto& memory = bucket.memories.front();
     return together(
         wire::kUpdateTarget, wire::nccl_update_body(vllm::packed_tensors(bucket)),

@@ -45,12 +45,14 @@ TemporaryDirectory::~TemporaryDirectory() {
 
 std::unique_ptr<ranks::Endpoints> make_backend(const std::filesystem::path& directory,
                                                std::chrono::milliseconds keep_bound, const std::string& rank_group,
-                                               std::chrono::milliseconds parting_wait) {
+                                               std::chrono::milliseconds parting_wait,
+                                               std::chrono::milliseconds stay_for_return) {
   auto made = ranks::checkpoint_engine::make_endpoints({.directory = directory,
                                                         .rank_group = rank_group,
                                                         .keep_bound = keep_bound,
                                                         .shared_memory = "/dev/shm",
-                                                        .parting_wait = parting_wait});
+                                                        .parting_wait = parting_wait,
+                                                        .stay_for_return = stay_for_return});
   if (!made) throw std::runtime_error(made.error().sentence);
   return *std::move(made);
 }

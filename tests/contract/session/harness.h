@@ -37,10 +37,14 @@ class TemporaryDirectory {
 /// As long as a rank of the newest dialect is watched for whether it leaves, in tests of other things.
 inline constexpr std::chrono::milliseconds kShortParting{50};
 
+/// As long as an endpoint waits for a rank that may come back, in tests in which none does.
+inline constexpr std::chrono::milliseconds kNoReturn{0};
+
 std::unique_ptr<ranks::Endpoints> make_backend(const std::filesystem::path& directory,
                                                std::chrono::milliseconds keep_bound = kPatience,
                                                const std::string& rank_group = "",
-                                               std::chrono::milliseconds parting_wait = kShortParting);
+                                               std::chrono::milliseconds parting_wait = kShortParting,
+                                               std::chrono::milliseconds stay_for_return = kNoReturn);
 
 /// A memfd filled with a pattern that is different at each byte of 64 KiB.
 class Memory {

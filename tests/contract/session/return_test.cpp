@@ -17,10 +17,14 @@ using reference_rank::Dialect;
 using reference_rank::Fault;
 using namespace std::chrono_literals;
 
+/// As long as it is in use.
+constexpr auto kStayForReturn = 10'000ms;
+
 struct Setup {
   explicit Setup(Dialect dialect = Dialect::d)
       : dialect(dialect),
-        endpoints(make_backend(directory.path() / "r", kPatience, "", dialect == Dialect::d ? kShortParting : 20'000ms)) {}
+        endpoints(make_backend(directory.path() / "r", kPatience, "", dialect == Dialect::d ? kShortParting : 20'000ms,
+                               kStayForReturn)) {}
 
   std::unique_ptr<RankThread> rank(std::uint32_t sessions, Fault fault = {}) const {
     return std::make_unique<RankThread>(session->endpoint(), std::move(fault),
@@ -162,8 +166,12 @@ TEST_CASE("a further session fails as the first does, and sets its rank free") {
 
 TEST_CASE("when an update fails while a rank is on its way back, the rank finds the exception and not nobody") {
   Setup setup(any_dialect());
+  // Also one that was sent its last None and has not been heard of since: it ends its session well, whatever we do.
+  const auto reached = setup.dialect == Dialect::d ? GENERATE(Reached::finishing, Reached::finished)
+                                                   : GENERATE(Reached::releasing, Reached::finished);
+  CAPTURE(static_cast<int>(setup.dialect), static_cast<int>(reached));
   auto rank = setup.rank(2, {.kind = "return_late", .bucket = 0, .seconds = 0.8, .session = 1});
-  must(walk(*setup.session, setup.memory, Reached::finished));
+  must(walk(*setup.session, setup.memory, reached));
   setup.session->fail({ErrorKind::peer_failed, "another rank was the reason"});
   CHECK(setup.endpoints->in_custody().size() == 1);
   REQUIRE(rank->outcome());
@@ -201,6 +209,46 @@ TEST_CASE("each session of a rank has a receipt of its own") {
   CHECK(second->let_go());
   CHECK_FALSE(first->let_go());
   REQUIRE(rank->outcome());
+}
+
+TEST_CASE("a rank in its post hook when the update fails has its time to come back from the end of the hook on") {
+  Setup setup;
+  auto rank = setup.rank(2, {.kind = "slow_to_return", .bucket = 0, .seconds = 1, .session = 0});
+  must(walk(*setup.session, setup.memory, Reached::finishing));
+  setup.session->fail({ErrorKind::peer_failed, "another rank was the reason"});
+  REQUIRE(rank->outcome());
+  CHECK_FALSE(rank->outcome()->ok);
+  CHECK(rank->rank().sessions() == 1);
+}
+
+TEST_CASE("a rank in its post hook when the daemon is killed comes back to a successor that sets it free") {
+  TemporaryDirectory directory;
+  Process holder({CKPTD_SESSION_HOLDER, (directory.path() / "r").string(), "4+"});
+  const auto endpoint = holder.receive().at("endpoint").get<std::string>();
+  RankThread rank(endpoint, {.kind = "slow_to_return", .bucket = 0, .seconds = 2, .session = 0},
+                  reference_rank::Options{.sessions = 2});
+  REQUIRE(holder.receive() == nlohmann::json{{"reached", true}});
+  holder.kill();
+  auto endpoints = make_backend(directory.path() / "r", kPatience, "", kShortParting, kStayForReturn);
+  endpoints->adopt({{endpoint, "sglang-0", "HOST-0"}}, {ErrorKind::unavailable, "ckptd was started again"});
+  REQUIRE(rank.outcome());
+  CHECK_FALSE(rank.outcome()->ok);
+  CHECK(rank.rank().sessions() == 1);
+}
+
+TEST_CASE("a rank that comes back to a session that was retired is told why, and no failure is seen") {
+  Setup setup(any_dialect());
+  CAPTURE(static_cast<int>(setup.dialect));
+  auto rank = setup.rank(2, {.kind = "return_late", .bucket = 0, .seconds = 0.8, .session = 1});
+  must(walk(*setup.session, setup.memory, Reached::finished));
+  setup.session->retire({ErrorKind::invalid_argument, "there was one session of each rank"});
+  const auto kept = setup.endpoints->in_custody();
+  REQUIRE(kept.size() == 1);
+  CHECK(kept[0].endpoint == setup.session->endpoint());
+  CHECK_FALSE(kept[0].failed);
+  REQUIRE(rank->outcome());
+  CHECK_FALSE(rank->outcome()->ok);
+  CHECK(rank->rank().sessions() == 1);
 }
 
 }  // namespace ckptd::test

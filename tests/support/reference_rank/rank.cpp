@@ -195,7 +195,8 @@ bool Fault::is_known(const std::string& kind) {
                                      "fail_post_hook", "connect_late", "connect_twice", "slow", "slow_post_hook",
                                      "keep_memory",    "unmap_late",   "count_twice",
                                      "cached_memory",  "leave_early",   "close_late",
-                                     "return_late",    "overlap_sessions", "swallow_post_hook"};
+                                     "return_late",    "overlap_sessions", "swallow_post_hook",
+                                     "slow_to_return"};
   return std::ranges::find(kKinds, kind) != kKinds.end();
 }
 
@@ -270,7 +271,7 @@ class Rank::Conversation {
 
   void finish() {
     if (fault_.kind == "fail_post_hook") throw PythonError("RuntimeError", "the fault fail_post_hook was asked for");
-    if (fault_.kind == "slow_post_hook") sleep();
+    if (fault_.kind == "slow_post_hook" || fault_.kind == "slow_to_return") sleep();
     send("");
     finished_ = true;
   }
@@ -372,11 +373,18 @@ void Rank::forget() {
   kept_.clear();
 }
 
+/// slow_to_return is a rank that takes its time in the post hook of the session, and as long again until it is back.
+Fault Rank::fault_in(std::uint32_t session, const Fault& fault) {
+  if (session == fault.session) return fault;
+  if (fault.kind == "slow_to_return" && session == fault.session + 1)
+    return {.kind = "return_late", .bucket = 0, .seconds = fault.seconds, .session = session};
+  return {};
+}
+
 Outcome Rank::update(const std::string& endpoint, const Fault& fault) try {
   std::unique_ptr<Conversation> before;
   for (std::uint32_t session = 0; session < options_.sessions; ++session) {
-    auto now = std::make_unique<Conversation>(*this, session == fault.session ? fault : Fault{},
-                                              session == 0 ? model_ : draft_);
+    auto now = std::make_unique<Conversation>(*this, fault_in(session, fault), session == 0 ? model_ : draft_);
     now->connect(endpoint);
     if (fault.kind == "overlap_sessions") std::this_thread::sleep_for(100ms);
     before.reset();

@@ -68,6 +68,8 @@ class Rank {
   class Conversation;
   class Buffer;
 
+  static Fault fault_in(std::uint32_t session, const Fault& fault);
+
   Options options_;
   Model model_, draft_;
   std::uint64_t updates_ = 0, buckets_ = 0, sessions_ = 0;

@@ -229,3 +229,20 @@ TEST_CASE("a mixture belongs to the server that has it, also when others call th
   CHECK(record.listener == ProcessId{8, 1});
   CHECK(record.lost.find("restarted") != std::string::npos);
 }
+
+TEST_CASE("what is kept of an update that succeeded, for ranks that come once more, is written down and is no failure") {
+  Held house;
+  const auto job = house.operations->update(external("1"));
+  REQUIRE(job);
+  REQUIRE(house.end_of(job->id).state == "succeeded");
+  CHECK(house.endpoints.failed == 0);
+  const auto kept = house.endpoints.in_custody();
+  REQUIRE(kept.size() == 1);
+  // A successor of a killed daemon has to bind it again.
+  const auto written = house.journal->contents().in_custody;
+  REQUIRE(written.size() == 1);
+  CHECK(written[0].endpoint == kept[0].endpoint);
+  CHECK(house.operations->status().in_custody.empty());
+  house.endpoints.close(kept[0].endpoint);
+  CHECK(house.journal->contents().in_custody.empty());
+}

@@ -61,6 +61,10 @@ class FakeSession final : public ranks::Session {
     endpoints_.count_failed(open_.endpoint);
     endpoints_.keep(open_);
   }
+  void retire(const Error&) noexcept override {
+    open_.failed = false;
+    endpoints_.keep(open_);
+  }
   void discard() noexcept override { ++endpoints_.discarded; }
 
  private:

@@ -169,3 +169,18 @@ TEST_CASE("host memory is freed and used again whatever a rank still maps") {
   CHECK(house.operations->status().devices[0].kept_arena_bytes > 0);
   CHECK(house.operations->status().devices[0].quarantined_bytes == 0);
 }
+
+TEST_CASE("advisory believes a rank that has finished only when the update has not failed for another") {
+  Gpus gpus(GENERATE(true, false));
+  gpus.endpoints.fail_reload_on = "HOST-1";
+  // Longer than the other rank needs for everything.
+  gpus.endpoints.on_raise = [&] { REQUIRE(soon([&] { return gpus.endpoints.finished() == 1; })); };
+  const auto job = gpus.run_update(House::to("1"));
+  REQUIRE(job.state == "failed");
+  CHECK(gpus.endpoints.finished() == 1);
+  CHECK(gpus.device(0).quarantined_bytes > 0);
+  CHECK(gpus.device(1).quarantined_bytes > 0);
+  CHECK(gpus.held() == 2);
+  gpus.all_let_go();
+  CHECK(soon([&] { return gpus.held() == 0; }));
+}

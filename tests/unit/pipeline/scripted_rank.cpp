@@ -101,6 +101,10 @@ class ScriptedSession final : public ranks::Session {
     std::lock_guard lock(model_->mutex);
     model_->failed = reason.sentence;
   }
+  void retire(const Error& reason) noexcept override {
+    std::lock_guard lock(model_->mutex);
+    model_->retired = reason.sentence;
+  }
   void discard() noexcept override { model_->discarded = true; }
 
  private:

@@ -40,6 +40,7 @@ struct Model {
   std::map<std::string, std::vector<std::byte>> tensors;
   std::vector<std::string> steps;           ///< "offer", "reload 0", ..., "release", "finish", "fail: ..."
   std::string failed;                       ///< the reason given to fail()
+  std::string retired;                      ///< the one given to retire()
   std::atomic<bool> discarded = false;
   std::atomic<bool> outstanding = false;    ///< a step was sent and not yet answered
   std::atomic<bool> broke_lockstep = false;

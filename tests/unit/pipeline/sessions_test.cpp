@@ -176,3 +176,29 @@ TEST_CASE("an arena is held for every session whose receipt is missing") {
   CHECK_FALSE(bench.report.holds[0]->let_go());
   CHECK_FALSE(bench.report.holds[0]->why().empty());
 }
+
+TEST_CASE("where the number of sessions was said, the rank that comes for one more is told so, on every lane") {
+  const auto sessions = GENERATE(1u, 2u);
+  Bench bench(2);
+  bench.gates.sessions = sessions;
+  std::vector<Script> scripts(2);
+  for (auto& script : scripts) script.returns = sessions;
+  REQUIRE(bench.run(plan::FanOut::independent, scripts));
+  for (const auto& lane : bench.report.lanes) {
+    CHECK(lane.sessions == sessions);
+    CHECK(lane.finished);
+  }
+  for (auto& model : bench.models) {
+    INFO(model->retired);
+    CHECK(model->retired.find(fmt::format("{} of each rank", sessions == 1 ? "1 session" : "2 sessions")) != std::string::npos);
+    CHECK(model->failed.empty());
+  }
+}
+
+TEST_CASE("where the engine's answer ends the update, nobody comes any more and no endpoint is kept") {
+  Bench bench(1);
+  Answer answer(bench, 1);
+  REQUIRE(bench.run(plan::FanOut::independent, std::vector<Script>(1)));
+  CHECK(bench.models[0]->retired.empty());
+  CHECK(bench.models[0]->failed.empty());
+}

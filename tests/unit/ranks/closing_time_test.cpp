@@ -12,9 +12,11 @@ TEST_CASE("how long an endpoint in custody stays bound") {
   CHECK(closing_time({taken, changed, true, 1}, 30min) == Clock::time_point::max());
   CHECK(closing_time({taken, changed, true, 2}, 0ms) == Clock::time_point::max());
   CHECK(closing_time({taken, changed, true, 0}, 30min) == changed + kStayBound);
-  // A rank that may be on its way back has its time from the beginning, whoever else comes and goes.
-  CHECK(closing_time({taken, changed, true, 0, kStayForReturn}, 30min) == changed + kStayBound);
-  CHECK(closing_time({taken, taken + 1s, true, 0, kStayForReturn}, 30min) == taken + kStayForReturn);
+  // A rank that may be on its way back has its time from when it left: its post hook may have lasted for long.
+  CHECK(closing_time({taken, changed, true, 0, kStayForReturn}, 30min) == changed + kStayForReturn);
+  CHECK(closing_time({taken, taken + 1s, true, 0, kStayForReturn}, 30min) == taken + 1s + kStayForReturn);
+  CHECK(closing_time({taken, changed, true, 1, kStayForReturn}, 30min) == Clock::time_point::max());
+  CHECK(closing_time({taken, changed, false, 0, kStayForReturn}, 30min) == taken + 30min);
   // Whoever opened the socket without a handshake is nobody, but something did change then.
   CHECK(closing_time({taken, changed, false, 0}, 1s) == taken + 1s);
 }

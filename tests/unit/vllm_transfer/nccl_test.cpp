@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "daemon/device/host/host_device.h"
+#include "daemon/ranks/vllm_nccl/session.h"
 #include "daemon/ranks/vllm_nccl/transfer.h"
 #include "tests/support/fake_nccl/device_streams.h"
 #include "tests/support/fake_nccl/peer.h"
@@ -459,6 +460,62 @@ TEST_CASE("an update that is given up lets the bucket under way come to its end"
   CHECK(server.posts() == std::vector<std::string>{kInit, kStart, kUpdate, kFinish});
 }
 
+TEST_CASE("what NCCL calls a time-out of its own is an error at once, and no wait that goes on") {
+  const auto* function = GENERATE("ncclCommInitRankConfig", "ncclAllReduce", "ncclBroadcast");
+  CAPTURE(function);
+  const bool later = GENERATE(false, true);
+  CAPTURE(later);
+  constexpr int kNcclTimeout = 8;
+  House house({.start = kSoon, .drain = 5s, .stuck = 5s});
+  Server server(2);
+  Update update(house, server);
+  if (later)
+    fake_nccl_fail_later(function, 1, kNcclTimeout);
+  else
+    fake_nccl_fail(function, 1, kNcclTimeout);
+  const auto start = Clock::now();
+  REQUIRE(update.session->offer(device::HostExport{"/f", House::kArena}));
+  auto woken = update.session->wait({}, Deadline::in(kSoon));
+  if (woken) {
+    REQUIRE(update.send(0, 0));
+    woken = update.session->wait({}, Deadline::in(kSoon / 2));
+  }
+  REQUIRE_FALSE(woken);
+  CHECK(Clock::now() - start < kSoon / 2);
+  update.session->fail(woken.error());
+  const auto answer = update.answer();
+  REQUIRE_FALSE(answer);
+  CHECK(says(answer.error(), "(8)"));
+}
+
+TEST_CASE("an arena is held from when its bucket is under way, also before NCCL has it") {
+  House house;
+  auto meeting = std::make_shared<vllm::Meeting>("v0");
+  const auto member = *meeting->join("HOST-0");
+  auto link = house.links->make(*house.device, 1);
+  REQUIRE(link);
+  auto sending = std::make_shared<vllm_nccl::Sending>();
+  sending->by(*link);
+  vllm_nccl::NcclSession session(meeting, member, "HOST-0", sending);
+  REQUIRE(session.offer(device::HostExport{"/f", House::kArena}));
+  meeting->acknowledge();
+  REQUIRE(session.wait({}, Deadline::in(kSoon)));
+  const std::vector<std::uint64_t> shape{4};
+  const std::vector<TensorView> tensors{{"a", weights::Dtype::bf16, shape, 0}};
+  REQUIRE(session.reload(tensors, 0));
+  REQUIRE(meeting->gather(Deadline::in(kSoon), {}));
+  CHECK_FALSE(session.hold());
+  REQUIRE(meeting->hand_out());
+  session.fail({ErrorKind::timed_out, "the bucket's deadline"});
+  const auto hold = session.hold();
+  REQUIRE(hold);
+  CHECK_FALSE(hold->let_go());
+  CHECK_FALSE(hold->why().empty());
+  meeting->end({ErrorKind::cancelled, "the engine ended this update"});
+  CHECK(hold->let_go());
+  CHECK_FALSE(session.hold());
+}
+
 TEST_CASE("what NCCL does not return from is given up, and holds the arena") {
   // Not House's end, which wants everything to have ended; and kept, since its thread is.
   static auto& left_behind = *new std::vector<House*>;
@@ -473,6 +530,27 @@ TEST_CASE("what NCCL does not return from is given up, and holds the arena") {
     REQUIRE_FALSE(woken);
     update.session->fail(woken.error());
     REQUIRE_FALSE(update.answer());
+  }
+  fake_nccl_release();
+  server.give_up.request_stop();
+}
+
+TEST_CASE("the end of the daemon does not wait for links that NCCL holds, one after the other") {
+  // Not House's end, see above: nor does what the last test left behind matter here, which fake NCCL complains of.
+  static auto& left_behind = *new std::vector<House*>;
+  auto* house = left_behind.emplace_back(new House({.start = 10s, .drain = 100ms, .stuck = kSoon / 2}));
+  Server server(1);
+  {
+    Update update(*house, server, {.engine = "v0", .server = Update::kServer, .grace = 50ms, .words = 50ms});
+    update.offer();
+    fake_nccl_hang("ncclBroadcast", 1, 1);
+    REQUIRE(update.send(0, 0));
+    REQUIRE_FALSE(update.session->wait({}, Deadline::in(100ms)));
+    const auto start = Clock::now();
+    house->links->close(Deadline::in(300ms));
+    update.session->fail({ErrorKind::unavailable, "ckptd is ending"});
+    REQUIRE_FALSE(update.answer());
+    CHECK(Clock::now() - start < kSoon / 4);
   }
   fake_nccl_release();
   server.give_up.request_stop();

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
 #include <condition_variable>
@@ -415,4 +416,117 @@ TEST_CASE("a draft model that comes with the checkpoint is given everything once
                                                    "/finish_weight_update"});
   CHECK(json::parse(server.body_of("/finish_weight_update", 0)) == json::object());
   CHECK(json::parse(server.body_of("/finish_weight_update", 1)) == json{{"weight_version", "7"}});
+}
+
+namespace {
+
+/// An update of GPUs, as its lanes see it: what the server is told names a receipt in a directory of the test.
+class GpuUpdate {
+ public:
+  GpuUpdate(Server& server, std::size_t devices) {
+    std::filesystem::create_directories(directory_);
+    transfer_ = vllm_ipc::make_transfer(
+        {.engine = "v0"}, server.send(),
+        std::make_shared<Receipts>(Receipts::Options{.group = std::nullopt, .directory = directory_}));
+    for (std::size_t i = 0; i < devices; ++i) {
+      auto session = transfer_->open("v0", fmt::format("GPU-1f2e3d4c-0000-1111-2222-33334444555{}", i));
+      REQUIRE(session);
+      sessions.push_back(*std::move(session));
+    }
+    run_ = std::async(std::launch::async, [this] { return transfer_->run(kSoon, {}); });
+    for (auto& session : sessions) REQUIRE(session->offer(device::CudaExport{.handle = {}, .bytes = 4096}));
+    for (auto& session : sessions) REQUIRE(session->wait({}, Deadline::in(kSoon)));
+  }
+  ~GpuUpdate() {
+    sessions.clear();
+    if (run_.valid()) run_.wait();
+    transfer_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  void reload(std::size_t which, std::uint32_t number) {
+    const std::vector<std::uint64_t> shape{4};
+    const std::vector<TensorView> tensors{{"a", weights::Dtype::bf16, shape, 0}};
+    REQUIRE(sessions[which]->reload(tensors, number));
+  }
+  /// As its lane, after an error.
+  std::shared_ptr<Hold> hold_after_failure(std::size_t which) {
+    sessions[which]->fail({ErrorKind::cancelled, "a lane has failed"});
+    return sessions[which]->hold();
+  }
+  Result<std::string> answer() {
+    REQUIRE(run_.wait_for(kSoon) == std::future_status::ready);
+    return run_.get();
+  }
+
+  std::vector<std::unique_ptr<Session>> sessions;
+
+ private:
+  const std::filesystem::path directory_ =
+      std::filesystem::temp_directory_path() / fmt::format("ckptd-gpu-transfer-{}", ::getpid());
+  std::unique_ptr<Transfer> transfer_;
+  std::future<Result<std::string>> run_;
+};
+
+}  // namespace
+
+TEST_CASE("memory that the server was told nothing of is held by nobody: it would not be started") {
+  Server server([&](const std::string& target, int) -> std::optional<vllm_ipc::Reply> {
+    if (target == kStart) return refusal("boom");
+    return std::nullopt;
+  });
+  GpuUpdate update(server, 1);
+  update.reload(0, 0);
+  REQUIRE_FALSE(update.sessions[0]->wait({}, Deadline::in(kSoon)));
+  CHECK_FALSE(update.hold_after_failure(0));
+  CHECK_FALSE(update.answer());
+  CHECK(std::ranges::count(server.posts(), "/update_weights") == 0);
+}
+
+TEST_CASE("memory that the server was told nothing of is held by nobody: another device did not come") {
+  Server server;
+  GpuUpdate update(server, 2);
+  update.reload(0, 0);
+  CHECK_FALSE(update.hold_after_failure(1));
+  CHECK_FALSE(update.hold_after_failure(0));
+  CHECK_FALSE(update.answer());
+  CHECK(std::ranges::count(server.posts(), "/update_weights") == 0);
+}
+
+TEST_CASE("a handle that has not left is not missed among those that have") {
+  Server server;
+  GpuUpdate update(server, 2);
+  for (std::size_t i = 0; i < 2; ++i) update.reload(i, 0);
+  for (auto& session : update.sessions) REQUIRE(session->wait({}, Deadline::in(kSoon)));
+  update.reload(0, 1);
+  const auto late = update.hold_after_failure(1), waiting = update.hold_after_failure(0);
+  REQUIRE((late && waiting));
+  for (const auto& hold : {late, waiting}) {
+    CHECK_FALSE(hold->let_go());
+    CHECK(hold->why().find("1 receipts are missing") != std::string::npos);
+  }
+  CHECK(update.sessions[0]->hold() == waiting);
+  CHECK(waiting->why().find("1 receipts are missing") != std::string::npos);
+  CHECK_FALSE(update.answer());
+}
+
+TEST_CASE("who has left a meeting can be sure that what he brought is not handed out any more") {
+  vllm::Meeting meeting("v0");
+  const auto member = *meeting.join("GPU-0");
+  REQUIRE(meeting.arrive(member, {.step = Step::reload, .number = 0, .tensors = {}, .memory = {}}));
+  REQUIRE(meeting.gather(Deadline::in(kSoon), {}));
+  CHECK_FALSE(meeting.is_kept_back(1));
+  SECTION("it leaves before the server is told") {
+    meeting.leave(Error{ErrorKind::cancelled, "the lane was cancelled"});
+    const auto told = meeting.hand_out();
+    REQUIRE_FALSE(told);
+    CHECK(told.error().sentence == "the lane was cancelled");
+    CHECK(meeting.is_kept_back(1));
+  }
+  SECTION("it leaves after that") {
+    REQUIRE(meeting.hand_out());
+    meeting.leave(Error{ErrorKind::cancelled, "the lane was cancelled"});
+    CHECK_FALSE(meeting.is_kept_back(1));
+    CHECK(meeting.is_kept_back(2));
+  }
 }
