@@ -27,8 +27,9 @@ class Policies(harness.Case):
     def paused_meanwhile(self, engine, update):
         """How the server was paused while `update` ran, and that it is not any more."""
         engine.fault("HOST-0", "slow", seconds=0.3)
+        calls = len(engine.calls())
         answer = self.background(update)
-        engine.wait_updating(len(engine.calls()) + 1)
+        engine.wait_updating(calls + 1)
         paused = engine.state()["paused"]
         result = answer()
         return paused, result
@@ -94,8 +95,9 @@ class Policies(harness.Case):
         daemon.must("engine", "add", "e0", "--kind", "sglang", "--endpoint", engine.endpoint, "--checkpoint", "m",
                     "--devices", "HOST-0")  # followed
         engine.fault("HOST-0", "stall", bucket=0, seconds=2)
+        calls = len(engine.calls())
         daemon.must("update", "m@2", "--detach")
-        engine.wait_updating(len(engine.calls()) + 1)
+        engine.wait_updating(calls + 1)
         harness.wait_until("the journal to say that it is touched", lambda: '"pushing"' in self.journal(daemon), 20)
         daemon.kill9()
         self.assertEqual(engine.state()["paused"], "retract")

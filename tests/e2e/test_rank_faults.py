@@ -109,8 +109,9 @@ class RankFaults(harness.OneEngine):
         # Whoever never connected may still come: its endpoint is held for as long as custody lasts.
         daemon = self.start({**SHORT, "timeouts": {**SHORT["timeouts"], "custody": "6s"}})
         self.shared.fault("HOST-1", "connect_late", seconds=30)
+        calls = len(self.shared.calls())
         update = self.background(daemon.ctl, "update", "m@1")
-        self.shared.wait_updating(len(self.shared.calls()) + 1)
+        self.shared.wait_updating(calls + 1)
         self.shared.kill_rank("HOST-1")
         answer = update()
         self.assert_fails(answer, ("timed_out", "peer_failed"), "HOST-1")

@@ -51,9 +51,7 @@ class Receipts(harness.Case):
 
     def receipts(self, daemon):
         """The files of receipts that the daemon has open."""
-        folder = f"/proc/{daemon.process.popen.pid}/fd"
-        links = [os.readlink(os.path.join(folder, name)) for name in os.listdir(folder)]
-        return [link for link in links if link.startswith("/dev/shm/ckptd-receipts-")]
+        return [path for path in daemon.open_files() if path.startswith("/dev/shm/ckptd-receipts-")]
 
     def test_the_second_update_has_the_kept_arena(self):
         daemon, engine, source = self.house()

@@ -89,8 +89,9 @@ class AssertionsCanFail(harness.Case):
         self.world.times["custody"] = -invariants.BEYOND_DEADLINE + 0.5
         self.addCleanup(self.world.times.update, custody=worlds.TIMES["custody"])
         self.member.engine.fault("HOST-0", "stall", 0, 5)
+        calls = len(self.member.engine.calls())
         update = self.background(self.world.daemon.ctl, "update", "m@1")
-        self.member.engine.wait_updating(len(self.member.engine.calls()) + 1)
+        self.member.engine.wait_updating(calls + 1)
         with self.assertRaisesRegex(AssertionError, "to be free"):
             invariants.ranks_are_free(self.world)
         update()
