@@ -143,13 +143,15 @@ class External(harness.Case):
         self.assert_holds(engine, source)
 
     def test_the_daemon_is_killed_while_ranks_are_at_it(self):
-        daemon, engine, source = self.serving()
-        engine.fault("HOST-1", "stall", 1, seconds=4)
+        daemon, engine, source = self.serving({"timeouts": harness.HELD})
+        for device in engine.devices:
+            engine.hold(device, bucket=1)
         job = self.held(daemon)
         answered = self.background(self.call, engine, job["zmq_handles"])
-        harness.wait_until("buckets to be taken", lambda: daemon.job(job["id"])["done_bytes"] > 0)
+        engine.wait_held()
         daemon.kill9()
         daemon.start()
+        engine.go()
         self.assertGreaterEqual(answered()[0], 400)
         engine.wait_idle()
         self.assertTrue(daemon.engine("e")["poisoned"])

@@ -164,12 +164,13 @@ class LifeCycle(harness.Case):
         self.assertEqual(daemon.http("GET", "/readyz")[0], 200)
 
     def test_a_running_job_finishes_in_a_drained_engine(self):
-        daemon, engine, source = self.followed()
-        engine.fault("HOST-0", "stall", seconds=2)
+        daemon, engine, source = self.followed({"timeouts": harness.HELD})
+        engine.hold("HOST-0")
         job = daemon.detached("update", "m@1")
-        engine.wait_updating(2)
+        engine.wait_held("HOST-0")
         daemon.must("drain", "e")
         self.assertEqual(self.ready(daemon)[0], 503)
+        engine.go()
         self.assertEqual(daemon.wait_job(job)["state"], "succeeded")
         self.assertEqual(daemon.engine("e")["state"], "draining")
         self.assertEqual(self.ready(daemon)[0], 503)
