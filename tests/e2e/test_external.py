@@ -72,7 +72,7 @@ class External(harness.Case):
         import workers
 
         engine = self.engine(rank_commands=[workers.rank_command("D", sessions=2)])
-        daemon = self.daemon(SHORT)
+        daemon = self.daemon()
         source = self.llama()
         daemon.add_engine("e", engine, "m")
         daemon.load("m@1", source)
@@ -104,6 +104,7 @@ class External(harness.Case):
         status, answer = self.call(engine, job["zmq_handles"])
         self.assertGreaterEqual(status, 400, answer)
         engine.wait_idle()
+        daemon.be_patient()
         again = self.held(daemon)
         self.assertNotEqual(again["zmq_handles"], job["zmq_handles"])
         self.assertEqual(self.call(engine, again["zmq_handles"])[0], 200)

@@ -26,7 +26,7 @@ class Restart(harness.OneEngine):
     def begin(self, held, fan_out):
         # A rank that had finished before the end never comes again: its endpoint is held for as long as custody lasts.
         daemon = self.daemon({"push": {"bucket": "512KiB", "fan_out": fan_out},
-                              "timeouts": {**harness.HELD, "custody": "20s"}})
+                              "timeouts": {**harness.HELD, "custody": "10s"}})
         daemon.add_engine("e", self.shared, "m", devices=("HOST-0", "HOST-1"))
         daemon.load("m@1", self.source)
         self.shared.hold(*held)
@@ -134,11 +134,11 @@ class Restart(harness.OneEngine):
         held, fan_out, _ = STEPS["in_a_bucket"]
         daemon = self.begin(held, fan_out)
         daemon.process.send(signal.SIGTERM)
-        time.sleep(0.3)
+        harness.wait_until("its end to begin", lambda: "Terminated: ending" in daemon.log())
         daemon.process.send(signal.SIGTERM)
+        self.shared.go()
         daemon.process.wait(30)
         daemon.start()
-        self.shared.go()
         self.shared.wait_idle(PROMISED_SECONDS + 5)
         self.check_healing(daemon)
 
