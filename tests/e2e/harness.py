@@ -8,6 +8,7 @@ deadline, for slow machines and sanitizers).
 Every wait has a deadline and says what it waited for. Every process is ended by its id, and dies with this one.
 """
 
+import concurrent.futures
 import ctypes
 import http.client
 import json
@@ -39,12 +40,26 @@ CKPTCTL = os.path.join(BIN_DIR, "ckptctl")
 REFERENCE_RANK = os.environ.get("CKPTD_REFERENCE_RANK") or os.path.join(
     os.path.dirname(BIN_DIR), "tests", "reference_rank")
 
+# Deadlines of a daemon that are not to pass while a test holds a rank in the middle of an update.
+HELD = {name: "10m" for name in ("connect", "reload", "release", "finish", "engine")}
+
 # Exit codes of ckptctl, by kind of error; proto/control/outcome.cpp is the table.
 EXIT = {"success": 0, "usage": 2, "invalid_argument": 3, "denied": 4, "not_found": 5, "conflict": 6, "busy": 7,
         "corrupt": 8, "unsupported": 9, "no_space": 10, "peer_failed": 11, "partial": 16, "timed_out": 12, "cancelled": 13,
         "unavailable": 14, "io": 15, "internal": 70}
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _make_starter():
+    """PR_SET_PDEATHSIG fires when the *thread* ends that forked. This one stays until the program's end, whoever wants a
+    process; a fork does not take it along."""
+    global _STARTER
+    _STARTER = concurrent.futures.ThreadPoolExecutor(1)
+
+
+_make_starter()
+os.register_at_fork(after_in_child=_make_starter)
 
 
 def die_with_parent():
@@ -106,9 +121,9 @@ class Process:
     def __init__(self, name, command, log_path, environment=None, stdout_pipe=False):
         self.name, self.log_path = name, log_path
         with open(log_path, "ab") as log:
-            self.popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if stdout_pipe else log, stderr=log,
-                env=environment, preexec_fn=die_with_parent)
+            self.popen = _STARTER.submit(
+                subprocess.Popen, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if stdout_pipe else log,
+                stderr=log, env=environment, preexec_fn=die_with_parent).result()
 
     @property
     def pid(self):
@@ -195,7 +210,8 @@ class Daemon:
         self.config_path = os.path.join(self.directory, "ckptd.toml")
         self._log_path = os.path.join(self.directory, "ckptd.log")
         self.process = None
-        self.write_config(config or {}, extra_toml)
+        self._given = config or {}, extra_toml
+        self.write_config(*self._given)
 
     def write_config(self, config, extra_toml=""):
         merged = {section: dict(values) for section, values in self.DEFAULTS.items()}
@@ -210,6 +226,12 @@ class Daemon:
             lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
         with open(self.config_path, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n" + extra_toml)
+
+    def be_patient(self):
+        """Deadlines are those of DEFAULTS from now on: one that a failure was to meet soon is none for what must succeed."""
+        config, extra_toml = self._given
+        self.write_config({section: values for section, values in config.items() if section != "timeouts"}, extra_toml)
+        self.must("reload")
 
     def launch(self, *flags):
         self.process = Process("ckptd", [CKPTD, "--config", self.config_path, *flags], self._log_path, self.environment)
@@ -317,6 +339,11 @@ class Daemon:
                 pass  # closed in between
         return targets
 
+    def phases(self):
+        """Of the updates that its journal has: "pushing" once the first bucket may be sent."""
+        with open(os.path.join(self.state_dir, "state.json"), encoding="utf-8") as file:
+            return [update.get("phase") for update in json.load(file).get("updates", [])]
+
     def memfds(self):
         return [target for target in self.open_files() if target.startswith("/memfd:")]
 
@@ -356,6 +383,7 @@ class Engine:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
         self.process = None
         self._command, self._environment = command, environment
+        self._gates = 0
         try:
             self._launch()
         except BaseException:  # an interrupt too: nothing may stay behind
@@ -419,9 +447,33 @@ class Engine:
         return self.post("/standin/rank_states")
 
     def fault(self, device, kind, bucket=0, seconds=0, session=0):
-        answer = self.post("/standin/fault", device=device, kind=kind, bucket=bucket, seconds=seconds, session=session)
+        answer = self.post("/standin/fault", device=device, kind=kind, bucket=bucket, seconds=seconds, session=session,
+                           gate=self._gate())
         if not answer.get("ok"):
             raise AssertionError(f"this rank knows no fault {kind}: {answer}")
+        if os.path.exists(self._gate() + "." + device):
+            os.unlink(self._gate() + "." + device)  # it slept, and was ended in another way than by go()
+
+    # A test that needs an update in its middle holds a rank there until it has done there what it is about. Where it needs
+    # the update to go on afterwards, no deadline of the daemon may end it meanwhile: harness.HELD has such.
+
+    def hold(self, device, kind="stall", bucket=0, session=0):
+        """A fault that sleeps, until go()."""
+        self.fault(device, kind, bucket, 1800, session)
+
+    def wait_held(self, *devices):
+        """Until the ranks sleep that hold() was said of since the last go()."""
+        for device in devices or self.devices:
+            wait_until(f"{device} to be held", lambda: os.path.exists(f"{self._gate()}.{device}"))  # noqa: B023
+
+    def go(self):
+        """Ends every sleep of a fault that was given until now, also one that has not begun yet."""
+        with open(self._gate(), "w", encoding="ascii"):
+            pass
+        self._gates += 1
+
+    def _gate(self):
+        return os.path.join(self.directory, f"go{self._gates}")
 
     def misbehave(self, answer, **how):
         return self.post("/standin/misbehave", answer=answer, **how)
@@ -442,8 +494,13 @@ class Engine:
 
     def wait_updating(self, calls=1):
         """Until the engine has been called (`calls` times in its life) and its ranks are in their sessions."""
-        wait_until("the ranks to be in an update", lambda: len(self.calls()) >= calls and any(
-            rank["busy_with"] == "update" for rank in self.state()["ranks"]))
+        def updating():
+            state = self.state()
+            # One that is over already is for the test to notice, and what became of it for it to tell.
+            return len(state["calls"]) >= calls and (state["calls"][-1]["ended"] is not None or any(
+                rank["busy_with"] == "update" for rank in state["ranks"]))
+
+        wait_until("the ranks to be in an update", updating)
 
     def close(self):
         if self.process:

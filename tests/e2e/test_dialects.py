@@ -1,14 +1,10 @@
 """Workers of checkpoint-engine of every dialect, end to end: with the real Python of one version each, or with the reference
 rank. What an operator sees when a rank fails is a part of each test."""
 
-import json
-import os
-import time
-
 import harness
 import workers
 
-SHORT = {"timeouts": {"connect": "10s", "reload": "4s", "release": "2s", "finish": "4s"}, "push": {"bucket": "512KiB"}}
+SMALL = {"push": {"bucket": "512KiB"}}
 
 
 # What ranks raise for the fault fail_load.
@@ -17,7 +13,7 @@ RAISED = "told to fail" if harness.RANKS == "torch" else "the fault fail_load"
 
 class Dialect:
     dialect = ""
-    config = SHORT
+    config = SMALL
 
     @classmethod
     def make_engine(cls):
@@ -45,19 +41,26 @@ class Dialect:
 
     def test_update_and_second_update(self):
         daemon = self.start()
-        first = daemon.must("update", "m@1")
+        first = self.lanes(daemon.must("update", "m@1"))
         self.assert_holds(self.shared, self.source)
         second = self.second(self.source)
         daemon.load("m@2", second)
-        again = daemon.must("update", "m@2")
+        again = self.lanes(daemon.must("update", "m@2"))
         self.assert_holds(self.shared, second)
         self.assertEqual(daemon.engine("e")["serving"], "m@2")
-        if self.dialect == "D":  # who stays after the first None is watched for that once; the second update knows
-            took = [[lane["finish_seconds"] for lane in update["result"]["engines"][0]["lanes"]] for update in (first, again)]
-            self.assertGreater(min(took[0]), 1)
-            self.assertLess(max(took[1]), min(took[0]))
-        for lane in first["result"]["engines"][0]["lanes"]:
+        if self.dialect == "D":  # who stays after the first None is watched for that once, for a second; later updates know
+            self.assertGreater(min(lane["finish_seconds"] for lane in first), 1)
+            for _ in range(4):  # a rank that is held up takes as long: one update in which none is shows that it is known
+                if max(lane["finish_seconds"] for lane in again) < 1:
+                    break
+                again = self.lanes(daemon.must("update", "m@2"))
+            self.assertLess(max(lane["finish_seconds"] for lane in again), 1)
+        for lane in first:
             self.assertEqual(lane["sessions"], 1)
+
+    @staticmethod
+    def lanes(job):
+        return job["result"]["engines"][0]["lanes"]
 
     def test_load_weights_fails(self):
         answer = self.fails("fail_load", True, bucket=1)
@@ -83,9 +86,10 @@ class Dialect:
         self.fails("fail_post_hook", True, words=("post hook",))
 
     def test_a_slow_post_hook_is_waited_for_beyond_the_release_deadline(self):
-        daemon = self.start()
+        # A worker that is not known yet has both deadlines, whatever it does in which; all are new to a new daemon.
+        daemon = self.start({**SMALL, "timeouts": {"release": "1s", "finish": "60s"}})
         for device in ("HOST-0", "HOST-1"):
-            self.shared.fault(device, "slow_post_hook", seconds=3)
+            self.shared.fault(device, "slow_post_hook", seconds=1.5)
         daemon.must("update", "m@1")
         self.assert_holds(self.shared, self.source)
 
@@ -93,17 +97,17 @@ class Dialect:
         self.fails("die", True, bucket=1)
 
     def test_the_daemon_is_killed_in_mid_update(self):
-        daemon = self.daemon({**SHORT, "timeouts": {"custody": "20s"}})
+        daemon = self.daemon({**SMALL, "timeouts": {**harness.HELD, "custody": "20s"}})
         daemon.add_engine("e", self.shared, "m")
         daemon.load("m@1", self.source)
         for device in ("HOST-0", "HOST-1"):
-            self.shared.fault(device, "slow", seconds=0.5)
+            self.shared.hold(device, bucket=1)
         daemon.detached("update", "m@1")
-        harness.wait_until("a bucket to be sent", lambda: "pushing" in phases(daemon), 15)
-        time.sleep(0.3)
+        self.shared.wait_held()
         daemon.kill9()
         self.assertFalse(self.shared.idle(), "the kill came too late to test anything")
         daemon.start()
+        self.shared.go()
         self.shared.wait_idle(15)
         self.assertGreaterEqual(self.shared.calls()[-1]["status"], 400)
         self.assertTrue(daemon.engine("e")["poisoned"])
@@ -111,19 +115,15 @@ class Dialect:
         self.heals(daemon)
 
     def test_a_cancelled_update_frees_the_ranks(self):
-        daemon = self.start()
+        daemon = self.start({**SMALL, "timeouts": harness.HELD})
         for device in ("HOST-0", "HOST-1"):
-            self.shared.fault(device, "slow", seconds=0.5)
+            self.shared.hold(device)
         job = daemon.detached("update", "m@1")
-        harness.wait_until("a bucket to be sent", lambda: "pushing" in phases(daemon), 15)
+        self.shared.wait_held()
         daemon.must("job", "cancel", job, "--force", json_output=False)
+        self.shared.go()
         daemon.wait_job(job)
         self.heals(daemon)
-
-
-def phases(daemon):
-    with open(os.path.join(daemon.state_dir, "state.json"), encoding="utf-8") as file:
-        return [update.get("phase") for update in json.load(file).get("updates", [])]
 
 
 class DialectA(Dialect, harness.OneEngine):

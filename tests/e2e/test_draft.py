@@ -4,12 +4,13 @@ With the real worker of the oldest and of the newest dialect, or with the refere
 import json
 import os
 import subprocess
-import time
 
 import harness
 import workers
 
-SHORT = {"timeouts": {"connect": "10s", "reload": "4s", "release": "2s", "finish": "4s"}, "push": {"bucket": "512KiB"}}
+# What the failing updates here meet; the next one, which is to succeed, has the time of harness.Daemon.DEFAULTS.
+SHORT = {"timeouts": {"reload": "5s", "release": "8s", "finish": "5s"}, "push": {"bucket": "512KiB"}}
+AN_ENGINE_THAT_HANGS = {"answer_grace": "500ms"}  # does not answer in it either
 RAISED = "told to fail" if harness.RANKS == "torch" else "the fault fail_load"
 
 
@@ -27,9 +28,11 @@ class Draft:
         return daemon
 
     def heals(self, daemon):
+        self.shared.go()
         self.shared.wait_idle()
         harness.wait_until("the custodian to let go", lambda: not daemon.http("GET", "/v1/status")[1]["in_custody"], 40)
         self.shared.reset()
+        daemon.be_patient()
         daemon.must("update", "m@1")
         self.assert_holds(self.shared, self.source)
         engine = daemon.engine("e")
@@ -64,38 +67,39 @@ class Draft:
         self.heals(daemon)
 
     def test_a_rank_that_stalls_in_its_draft_session_is_a_time_out(self):
-        daemon = self.start()
-        self.shared.fault("HOST-1", "stall", 0, seconds=7, session=1)
+        daemon = self.start({"timeouts": {**SHORT["timeouts"], **AN_ENGINE_THAT_HANGS}})
+        self.shared.hold("HOST-1", session=1)
         self.assert_fails(daemon.ctl("update", "m@1"), "timed_out", "HOST-1")
         self.assertTrue(daemon.engine("e")["poisoned"])
         self.heals(daemon)
 
     def test_a_rank_that_is_slow_to_come_back_is_waited_for(self):
-        daemon = self.start()
+        daemon = self.start({"timeouts": harness.HELD})
         self.shared.fault("HOST-1", "connect_late", seconds=2, session=1)
         daemon.must("update", "m@1")
         self.assert_holds(self.shared, self.source)
 
     def test_a_rank_that_comes_back_after_the_update_was_given_up_is_not_left_waiting(self):
-        daemon = self.start({"timeouts": {**SHORT["timeouts"], "finish": "1s"}})
-        self.shared.fault("HOST-1", "connect_late", seconds=4, session=1)
+        daemon = self.start({"timeouts": {**SHORT["timeouts"], **AN_ENGINE_THAT_HANGS}})
+        self.shared.hold("HOST-1", "connect_late", session=1)
         self.assert_fails(daemon.ctl("update", "m@1"), "timed_out", "did not answer")
         self.assertTrue(daemon.engine("e")["poisoned"])
-        self.shared.wait_idle(15)
+        self.shared.wait_held("HOST-1")
         self.heals(daemon)
 
     def test_another_process_that_comes_after_a_rank_has_finished_is_an_error(self):
-        daemon = self.start()
-        self.shared.fault("HOST-1", "connect_late", seconds=6, session=1)
+        daemon = self.start({"timeouts": {**harness.HELD, **AN_ENGINE_THAT_HANGS}})
+        self.shared.hold("HOST-1", "connect_late", session=1)
         job = daemon.detached("update", "m@1")
         harness.wait_until("the first rank to have had both sessions",
                            lambda: "came back" in daemon.job(job).get("stage", ""), 20)
-        time.sleep(0.5)
+        self.shared.wait_held("HOST-1")
         (endpoint,) = [call["handles"]["HOST-1"] for call in self.shared.calls()[-1:]]
         stranger = self.background(self.another_rank, endpoint)
         ended = daemon.wait_job(job)
         self.assertEqual(ended["state"], "failed")
         self.assertIn("another process", ended["error"]["sentence"])
+        self.shared.go()
         self.assertFalse(stranger(20)["ok"])
         self.assertTrue(daemon.engine("e")["poisoned"])
         self.heals(daemon)
@@ -110,10 +114,11 @@ class Draft:
         return answer
 
     def test_the_daemon_is_killed_between_two_sessions(self):
-        daemon = self.start({"timeouts": {**SHORT["timeouts"], "custody": "20s"}})
+        daemon = self.start({"timeouts": {**harness.HELD, "custody": "20s"}})
         for device in ("HOST-0", "HOST-1"):
-            self.shared.fault(device, "connect_late", seconds=4, session=1)
+            self.shared.hold(device, "connect_late", session=1)
         job = daemon.detached("update", "m@1")
+        self.shared.wait_held()
         harness.wait_until("the ranks to have finished their first session",
                            lambda: "answer" in daemon.job(job).get("stage", ""), 20)
         with open(os.path.join(daemon.state_dir, "state.json"), encoding="utf-8") as file:
@@ -122,6 +127,7 @@ class Draft:
         daemon.kill9()
         self.assertFalse(self.shared.idle(), "the kill came too late to test anything")
         daemon.start()
+        self.shared.go()
         self.shared.wait_idle(15)
         self.assertGreaterEqual(self.shared.calls()[-1]["status"], 400)
         self.assertTrue(daemon.engine("e")["poisoned"])

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 import unittest
@@ -157,9 +158,10 @@ class Commands(unittest.TestCase):
             both.must_answer_as("cold-other")
 
     def test_a_server_that_ends_or_does_not_come(self):
-        server = servers.rehearsed("sglang", "/none", ["HOST-0"], "/none", [])("/m", True, servers.free_port(),
-                                                                               "/tmp/ckptd-none.log", start_seconds=20)
-        self.addCleanup(os.unlink, "/tmp/ckptd-none.log")
+        folder = tempfile.TemporaryDirectory(prefix="engine-check-test-")
+        self.addCleanup(folder.cleanup)
+        server = servers.rehearsed("sglang", "/none", ["HOST-0"], "/none", [])(
+            "/m", True, servers.free_port(), os.path.join(folder.name, "log"), start_seconds=20 * harness.PATIENCE)
         server.start()
         self.addCleanup(server.end)
         with self.assertRaisesRegex(AssertionError, "sglang ended with 2 before it came to listen: .*No such file"):

@@ -74,7 +74,7 @@ class External(harness.Case):
         import workers
 
         engine = self.engine(rank_commands=[workers.rank_command("D", sessions=2)])
-        daemon = self.daemon(SHORT)
+        daemon = self.daemon()
         source = self.llama()
         daemon.add_engine("e", engine, "m")
         daemon.load("m@1", source)
@@ -124,6 +124,7 @@ class External(harness.Case):
         status, answer = self.call(engine, job["zmq_handles"])
         self.assertGreaterEqual(status, 400, answer)
         engine.wait_idle()
+        daemon.be_patient()
         again = self.held(daemon)
         self.assertNotEqual(again["zmq_handles"], job["zmq_handles"])
         self.assertEqual(self.call(engine, again["zmq_handles"])[0], 200)
@@ -163,13 +164,15 @@ class External(harness.Case):
         self.assert_holds(engine, source)
 
     def test_the_daemon_is_killed_while_ranks_are_at_it(self):
-        daemon, engine, source = self.serving()
-        engine.fault("HOST-1", "stall", 1, seconds=4)
+        daemon, engine, source = self.serving({"timeouts": harness.HELD})
+        for device in engine.devices:
+            engine.hold(device, bucket=1)
         job = self.held(daemon)
         answered = self.background(self.call, engine, job["zmq_handles"])
-        harness.wait_until("buckets to be taken", lambda: daemon.job(job["id"])["done_bytes"] > 0)
+        engine.wait_held()
         daemon.kill9()
         daemon.start()
+        engine.go()
         self.assertGreaterEqual(answered()[0], 400)
         engine.wait_idle()
         self.assertTrue(daemon.engine("e")["poisoned"])

@@ -82,7 +82,6 @@ class LifeCycle(harness.Case):
         pid = daemon.engine("e")["pid"]
         engine.kill9()
         engine.start_again()
-        self.assert_differs_from_nothing(engine, kept)
         harness.wait_until("the restart to be noticed", lambda: daemon.engine("e")["restarts"] == 1, 20)
         self.wait_serving(daemon, "m@1")
         self.assert_holds(engine, kept)
@@ -91,10 +90,6 @@ class LifeCycle(harness.Case):
         self.assertEqual(len(engine.calls()), 1)
         subject = daemon.http("GET", "/v1/jobs")[1]["jobs"][0]["subject"]
         self.assertIn("restarted", subject)
-
-    def assert_differs_from_nothing(self, engine, source):
-        for device, result in engine.post("/standin/compare", checkpoint=source).items():
-            self.assertIsNot(result.get("equal"), True, device)
 
     def test_gone_and_back(self):
         daemon, engine, source = self.followed()
@@ -169,12 +164,13 @@ class LifeCycle(harness.Case):
         self.assertEqual(daemon.http("GET", "/readyz")[0], 200)
 
     def test_a_running_job_finishes_in_a_drained_engine(self):
-        daemon, engine, source = self.followed()
-        engine.fault("HOST-0", "stall", seconds=2)
+        daemon, engine, source = self.followed({"timeouts": harness.HELD})
+        engine.hold("HOST-0")
         job = daemon.detached("update", "m@1")
-        engine.wait_updating(2)
+        engine.wait_held("HOST-0")
         daemon.must("drain", "e")
         self.assertEqual(self.ready(daemon)[0], 503)
+        engine.go()
         self.assertEqual(daemon.wait_job(job)["state"], "succeeded")
         self.assertEqual(daemon.engine("e")["state"], "draining")
         self.assertEqual(self.ready(daemon)[0], 503)

@@ -54,12 +54,13 @@ class OtherUid(harness.Case):
         directory = os.path.join(daemon.runtime_dir, "r")
         about = os.stat(directory)
         self.assertEqual((about.st_gid, oct(about.st_mode & 0o7777)), (NOBODY, "0o750"))
-        engine.fault("HOST-0", "connect_late", seconds=2)
+        engine.hold("HOST-0", "connect_late")
         job = daemon.detached("update", "m@1")
         names = harness.wait_until("the sockets", daemon.rank_sockets)
         for name in names:
             about = os.stat(os.path.join(directory, name))
             self.assertEqual((about.st_gid, oct(about.st_mode & 0o777)), (NOBODY, "0o660"))
+        engine.go()
         daemon.wait_job(job)
 
 

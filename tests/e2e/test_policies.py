@@ -8,7 +8,7 @@ class Policies(harness.Case):
         """A daemon with m@1 and m@2, and engines that have m@1. `add` goes to `engine add`."""
         self.one = self.llama()
         self.two = harness.checkpoints.make_second(self.one, self.path("two"))
-        daemon = self.daemon({"device": {"kind": "host", "host_devices": 3}}, **options)
+        daemon = self.daemon({"device": {"kind": "host", "host_devices": 3}, "timeouts": harness.HELD}, **options)
         daemon.load("m@1", self.one)
         daemon.load("m@2", self.two)
         servers = []
@@ -26,10 +26,11 @@ class Policies(harness.Case):
 
     def paused_meanwhile(self, engine, update):
         """How the server was paused while `update` ran, and that it is not any more."""
-        engine.fault("HOST-0", "slow", seconds=0.3)
+        engine.hold("HOST-0")
         answer = self.background(update)
-        engine.wait_updating(len(engine.calls()) + 1)
+        engine.wait_held()
         paused = engine.state()["paused"]
+        engine.go()
         result = answer()
         return paused, result
 
@@ -93,23 +94,19 @@ class Policies(harness.Case):
         daemon, (engine,) = self.start()
         daemon.must("engine", "add", "e0", "--kind", "sglang", "--endpoint", engine.endpoint, "--checkpoint", "m",
                     "--devices", "HOST-0")  # followed
-        engine.fault("HOST-0", "stall", bucket=0, seconds=2)
+        engine.hold("HOST-0")
         daemon.must("update", "m@2", "--detach")
-        engine.wait_updating(len(engine.calls()) + 1)
-        harness.wait_until("the journal to say that it is touched", lambda: '"pushing"' in self.journal(daemon), 20)
+        engine.wait_held()
+        self.assertIn("pushing", daemon.phases(), "the journal says that it is touched")
         daemon.kill9()
         self.assertEqual(engine.state()["paused"], "retract")
         daemon.start()
+        engine.go()
         self.assertEqual(daemon.engine("e0")["paused"], "retract")
         daemon.load("m@1", self.one)  # its target; it follows
         harness.wait_until("the engine to serve m@1", lambda: daemon.engine("e0")["ready"], 60)
         self.assertIsNone(engine.state()["paused"])
         self.assert_holds(engine, self.one)
-
-    @staticmethod
-    def journal(daemon):
-        with open(f"{daemon.state_dir}/state.json", encoding="utf-8") as file:
-            return file.read()
 
     def test_several_that_serve_are_updated_one_after_the_other(self):
         daemon, engines = self.start(3)
@@ -120,8 +117,13 @@ class Policies(harness.Case):
         for (_, ended), (started, _) in zip(calls, calls[1:]):
             self.assertLessEqual(ended, started)
         for number, engine in enumerate(engines):
-            engine.fault(f"HOST-{number}", "stall", bucket=0, seconds=1)
-        daemon.must("update", "m@1", "--max-unavailable", "0")
+            engine.hold(f"HOST-{number}")
+        update = self.background(daemon.must, "update", "m@1", "--max-unavailable", "0")
+        for engine in engines:
+            engine.wait_held()
+        for engine in engines:
+            engine.go()
+        update()
         calls = [engine.calls()[-1] for engine in engines]
         self.assertLess(max(call["started"] for call in calls), min(call["ended"] for call in calls))
 

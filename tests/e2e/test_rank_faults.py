@@ -3,7 +3,9 @@ left in recv, and a poisoned engine exactly when a bucket was sent. With both ki
 
 import harness
 
-SHORT = {"timeouts": {"connect": "4s", "reload": "2s", "release": "3s", "finish": "3s"}, "push": {"bucket": "512KiB"}}
+SHORT = {"timeouts": {"connect": "5s", "reload": "5s", "release": "5s", "finish": "5s"}, "push": {"bucket": "512KiB"}}
+SLEEPS = ("stall", "slow_post_hook", "connect_late")  # longer than any deadline here
+AN_ENGINE_THAT_HANGS = {"answer_grace": "500ms"}  # does not answer in it either
 
 
 class RankFaults(harness.OneEngine):
@@ -12,6 +14,7 @@ class RankFaults(harness.OneEngine):
     def check_failure(self, daemon, poisoned, words=(), kinds=("peer_failed", "timed_out")):
         answer = daemon.ctl("update", "m@1")
         self.assert_fails(answer, kinds, *words)
+        self.shared.go()
         self.check_recovery(daemon, poisoned)
         return answer
 
@@ -26,15 +29,22 @@ class RankFaults(harness.OneEngine):
         harness.wait_until("the custodian to let go", lambda: not daemon.http("GET", "/v1/status")[1]["in_custody"], 40)
         harness.wait_until("sockets to be removed", lambda: not daemon.rank_sockets())
         self.shared.reset()
+        daemon.be_patient()
         daemon.must("update", "m@1")
         self.assert_holds(self.shared, self.source)
         engine = daemon.engine("e")
         self.assertEqual((engine["serving"], engine["poisoned"], engine["state"]), ("m@1", "", "serving"))
 
+    def fault(self, device, kind, bucket=0, seconds=0):
+        if kind in SLEEPS:
+            self.shared.hold(device, kind, bucket)
+        else:
+            self.shared.fault(device, kind, bucket, seconds)
+
     def check_fault(self, device, kind, bucket=0, seconds=0, poisoned=True, words=(), **how):
-        daemon = self.start()
+        daemon = self.start({**SHORT, "timeouts": {**SHORT["timeouts"], **AN_ENGINE_THAT_HANGS}} if kind in SLEEPS else SHORT)
         pid = self.shared.rank(device)["pid"]
-        self.shared.fault(device, kind, bucket, seconds)
+        self.fault(device, kind, bucket, seconds)
         return daemon, pid, self.check_failure(daemon, poisoned, words, **how)
 
     def test_a_rank_is_killed_in_its_first_bucket(self):
@@ -45,10 +55,10 @@ class RankFaults(harness.OneEngine):
         self.assertIn(str(pid), answer.error["sentence"])
 
     def test_a_rank_stalls(self):
-        self.check_fault("HOST-1", "stall", 0, 6, words=("HOST-1",), kinds=("timed_out",))
+        self.check_fault("HOST-1", "stall", 0, words=("HOST-1",), kinds=("timed_out",))
 
     def test_a_rank_stalls_in_a_later_bucket(self):
-        self.check_fault("HOST-0", "stall", 1, 6, words=("HOST-0",), kinds=("timed_out",))
+        self.check_fault("HOST-0", "stall", 1, words=("HOST-0",), kinds=("timed_out",))
 
     def test_load_weights_fails_in_the_first_rank(self):
         self.check_fault("HOST-0", "fail_load", 0, words=("HOST-0", "fail"), kinds=("peer_failed",))
@@ -76,18 +86,18 @@ class RankFaults(harness.OneEngine):
         self.check_fault("HOST-0", "fail_post_hook", words=("HOST-0",), kinds=("peer_failed",))
 
     def test_the_post_hook_takes_too_long(self):
-        self.check_fault("HOST-0", "slow_post_hook", seconds=6, words=("HOST-0",), kinds=("timed_out",))
+        self.check_fault("HOST-0", "slow_post_hook", words=("HOST-0",), kinds=("timed_out",))
 
     def test_a_rank_connects_too_late(self):
-        _, _, answer = self.check_fault("HOST-1", "connect_late", seconds=8, poisoned=None,
+        _, _, answer = self.check_fault("HOST-1", "connect_late", poisoned=None,
                                         words=("HOST-1",), kinds=("timed_out",))
         self.assertIn("connect", answer.error["sentence"])
 
     def test_a_second_process_on_the_endpoint_is_an_error(self):
-        self.check_fault("HOST-0", "connect_twice", seconds=2, poisoned=None, words=("HOST-0",), kinds=("peer_failed",))
+        self.check_fault("HOST-0", "connect_twice", seconds=4, poisoned=None, words=("HOST-0",), kinds=("peer_failed",))
 
     def test_a_rank_that_connects_late_but_in_time_is_served(self):
-        daemon = self.start()
+        daemon = self.start({**SHORT, "timeouts": harness.HELD})
         self.shared.fault("HOST-0", "connect_late", seconds=1.5)
         daemon.must("update", "m@1")
         self.assert_holds(self.shared, self.source)
@@ -108,9 +118,9 @@ class RankFaults(harness.OneEngine):
     def test_a_rank_is_killed_before_it_connects(self):
         # Whoever never connected may still come: its endpoint is held for as long as custody lasts.
         daemon = self.start({**SHORT, "timeouts": {**SHORT["timeouts"], "custody": "6s"}})
-        self.shared.fault("HOST-1", "connect_late", seconds=30)
+        self.shared.hold("HOST-1", "connect_late")
         update = self.background(daemon.ctl, "update", "m@1")
-        self.shared.wait_updating(len(self.shared.calls()) + 1)
+        self.shared.wait_held("HOST-1")
         self.shared.kill_rank("HOST-1")
         answer = update()
         self.assert_fails(answer, ("timed_out", "peer_failed"), "HOST-1")
@@ -120,8 +130,9 @@ class RankFaults(harness.OneEngine):
         for device, kind in (("HOST-1", "die"), ("HOST-0", "fail_load"), ("HOST-1", "stall")):
             with self.subTest(device=device, kind=kind):
                 self.shared.reset()
-                daemon = self.start({**SHORT, "push": {"bucket": "512KiB", "fan_out": "broadcast"}})
-                self.shared.fault(device, kind, 1, 5)
+                daemon = self.start({"timeouts": {**SHORT["timeouts"], **(AN_ENGINE_THAT_HANGS if kind in SLEEPS else {})},
+                                     "push": {"bucket": "512KiB", "fan_out": "broadcast"}})
+                self.fault(device, kind, 1)
                 self.check_failure(daemon, True, (device,))
                 daemon.close()
 

@@ -76,13 +76,14 @@ class Records(harness.Case):
         engine.wait_idle()
 
     def test_an_update_that_waits_has_no_trace_yet(self):
-        daemon, engine, _ = self.serving()
-        engine.fault("HOST-0", "slow", seconds=3)
+        daemon, engine, _ = self.serving({"timeouts": harness.HELD})
+        engine.hold("HOST-0")
         job = daemon.detached("update", "m@1")
-        engine.wait_updating()
+        engine.wait_held("HOST-0")
         self.assert_fails(daemon.ctl("job", "trace", job), "busy", "wait")
         self.assert_fails(daemon.ctl("probe"), "busy", job)
-        daemon.ctl("job", "cancel", job, "--force")
+        daemon.must("job", "cancel", job, "--force")
+        engine.go()
         self.assertEqual(daemon.wait_job(job)["record"]["state"], "cancelled")
         self.check_trace(daemon.must("job", "trace", job))
         self.assert_fails(daemon.ctl("job", "trace", "update-99"), "not_found", "update-99")

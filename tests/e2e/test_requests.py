@@ -23,30 +23,32 @@ def post_update(daemon, version="m@1", key=None, **fields):
 
 
 class Repeated(harness.Case):
-    def slow_update(self, seconds=0.5, **options):
-        daemon, engine, source = self.serving({"push": {"bucket": "512KiB"}}, devices=("HOST-0",), **options)
-        engine.fault("HOST-0", "slow", seconds=seconds)
+    def held_update(self):
+        daemon, engine, source = self.serving({"timeouts": harness.HELD}, devices=("HOST-0",))
+        engine.hold("HOST-0")
         status, job = post_update(daemon)
         self.assertEqual(status, 202, job)
         return daemon, engine, source, job["id"]
 
     def test_the_same_running_update_is_the_same_job(self):
-        daemon, engine, source, job = self.slow_update()
+        daemon, engine, source, job = self.held_update()
         for _ in range(3):
             status, again = post_update(daemon)
             self.assertEqual((status, again["id"]), (202, job))
+        engine.go()
         self.assertEqual(daemon.wait_job(job)["state"], "succeeded")
         self.assertEqual(len(engine.calls()), 1)
         self.assert_holds(engine, source)
 
     def test_another_version_while_one_runs_is_busy_and_names_the_job(self):
-        daemon, engine, source, job = self.slow_update()
+        daemon, engine, source, job = self.held_update()
         daemon.load("m@2", self.second(source))
         status, answer = post_update(daemon, "m@2")
         self.assertEqual(status, 409)
         self.assertEqual(answer["error"]["kind"], "busy")
         self.assertEqual(answer["error"]["facts"]["job"], job)
         self.assertIn(job, answer["error"]["sentence"])
+        engine.go()
         self.assertEqual(daemon.wait_job(job)["state"], "succeeded")
         self.assertEqual(len(engine.calls()), 1)
         daemon.must("update", "m@2")
@@ -66,10 +68,11 @@ class Repeated(harness.Case):
         self.assertEqual(len(engine.calls()), 4)
 
     def test_many_clients_at_once_start_one_job(self):
-        daemon, engine, _ = self.serving(devices=("HOST-0",))
-        engine.fault("HOST-0", "slow", seconds=0.2)
+        daemon, engine, _ = self.serving({"timeouts": harness.HELD}, devices=("HOST-0",))
+        engine.hold("HOST-0")
         waits = [self.background(post_update, daemon) for _ in range(16)]
         answers = [wait() for wait in waits]
+        engine.go()
         self.assertEqual({status for status, _ in answers} - {200, 202}, set())
         self.assertEqual(len({job["id"] for _, job in answers}), 1)
         daemon.wait_job(answers[0][1]["id"])
@@ -138,22 +141,24 @@ class Repeated(harness.Case):
         self.assertEqual(daemon.version("m", "1")[1]["state"], "resident")
 
     def test_an_engine_cannot_be_changed_or_removed_under_an_update(self):
-        daemon, engine, _, job = self.slow_update()
+        daemon, engine, _, job = self.held_update()
         self.assertNotEqual(daemon.ctl("engine", "remove", "e").code, 0)
         self.assertIn(job, daemon.ctl("engine", "remove", "e").everything())
+        engine.go()
         daemon.wait_job(job)
         daemon.must("engine", "remove", "e")
 
 
 class Cancel(harness.Case):
     def test_before_the_first_bucket_it_is_clean(self):
-        daemon, engine, source = self.serving()
+        daemon, engine, source = self.serving({"timeouts": {**harness.HELD, "answer_grace": "500ms"}})
         for device in engine.devices:
-            engine.fault(device, "connect_late", seconds=3)
+            engine.hold(device, "connect_late")
         job = daemon.detached("update", "m@1")
-        engine.wait_updating()
+        engine.wait_held()
         daemon.must("job", "cancel", job)
         self.assertEqual(daemon.wait_job(job, 20)["state"], "cancelled")
+        engine.go()
         self.assertFalse(daemon.engine("e")["poisoned"])
         engine.wait_idle()
         self.assertGreaterEqual(engine.calls()[-1]["status"], 400)
@@ -161,14 +166,16 @@ class Cancel(harness.Case):
         self.assert_holds(engine, source)
 
     def test_later_it_needs_force_and_poisons(self):
-        daemon, engine, source = self.serving({"push": {"bucket": "512KiB"}})
+        daemon, engine, source = self.serving({"timeouts": {**harness.HELD, "answer_grace": "500ms"}})
         for device in engine.devices:
-            engine.fault(device, "slow", seconds=1.5)
+            engine.hold(device)
         job = daemon.detached("update", "m@1")
-        harness.wait_until("a bucket to be sent", lambda: self.refused_without_force(daemon, job))
+        engine.wait_held()
+        self.assert_fails(daemon.ctl("job", "cancel", job), "conflict", "--force")
         self.assertEqual(daemon.job(job)["state"], "running")
         daemon.must("job", "cancel", job, "--force")
         self.assertEqual(daemon.wait_job(job, 20)["state"], "cancelled")
+        engine.go()
         self.assertTrue(daemon.engine("e")["poisoned"])
         engine.wait_idle()
         # Poisoned is shown until a whole update succeeds.
@@ -176,14 +183,6 @@ class Cancel(harness.Case):
         daemon.must("update", "m@1")
         self.assertFalse(daemon.engine("e")["poisoned"])
         self.assert_holds(engine, source)
-
-    def refused_without_force(self, daemon, job):
-        with open(os.path.join(daemon.state_dir, "state.json"), encoding="utf-8") as file:
-            if not any(update.get("phase") == "pushing" for update in json.load(file).get("updates", [])):
-                return False
-        answer = daemon.ctl("job", "cancel", job)
-        self.assert_fails(answer, "conflict", "--force")
-        return True
 
     def test_a_load(self):
         daemon = self.daemon()
@@ -248,19 +247,18 @@ class CommandLine(harness.Case):
         self.assertEqual(answer.stdout, "")
 
     def test_interrupting_a_wait_leaves_the_job_running(self):
-        daemon, engine, source = self.serving({"push": {"bucket": "512KiB"}}, devices=("HOST-0",))
-        engine.fault("HOST-0", "slow", seconds=0.7)
-        waiting = subprocess.Popen(daemon.ctl_command("update", "m@1", json_output=False), stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
-                                   preexec_fn=harness.die_with_parent)
-        engine.wait_updating()
-        waiting.send_signal(signal.SIGINT)
-        out, err = waiting.communicate(timeout=20 * harness.PATIENCE)
-        self.assertEqual(waiting.returncode, 130, out + err)
-        self.assertIn("watch", out + err)
+        daemon, engine, source = self.serving({"timeouts": harness.HELD}, devices=("HOST-0",))
+        engine.hold("HOST-0")
+        waiting = harness.Process("ckptctl", daemon.ctl_command("update", "m@1", json_output=False), self.path("said"))
+        self.addCleanup(waiting.end)
+        harness.wait_until("ckptctl to know its job", lambda: "update-" in waiting.log())
+        waiting.send(signal.SIGINT)
+        self.assertEqual(waiting.wait(20), 130, waiting.log())
+        self.assertIn("watch", waiting.log())
         job = next(job for job in daemon.must("job", "list")["jobs"] if job["kind"] == "update")
-        self.assertIn(job["id"], out + err)
+        self.assertIn(job["id"], waiting.log())
         self.assertEqual(job["state"], "running")
+        engine.go()
         watched = daemon.must("job", "watch", job["id"])
         self.assertEqual(watched["state"], "succeeded")
         self.assert_holds(engine, source)

@@ -11,40 +11,33 @@ import harness
 # What the wire contract promises after a restart; the rest is the time that processes need on a busy machine.
 PROMISED_SECONDS = 10
 
-# Where the daemon is when it ends: the fault that holds the first rank there, the fan-out, and whether a bucket was
-# sent by then. The first rank, because SGLang's answer is its own.
+# Where the daemon is when it ends: the rank that is held, where, the fan-out, and whether a bucket was sent by then. The
+# first rank, because SGLang's answer is its own; it waits for its next bucket while a broadcast waits for the second one.
 STEPS = {
-    "before_the_rank_connects": ({"kind": "connect_late", "seconds": 4}, "broadcast", False),
-    "in_a_bucket": ({"kind": "stall", "bucket": 0, "seconds": 4}, "auto", True),
-    "in_a_later_bucket": ({"kind": "stall", "bucket": 2, "seconds": 4}, "broadcast", True),
-    "between_buckets": ({"kind": "slow", "seconds": 0.4}, "broadcast", True),
-    "in_the_post_hook": ({"kind": "slow_post_hook", "seconds": 4}, "auto", True),
+    "before_the_rank_connects": (("HOST-0", "connect_late"), "broadcast", False),
+    "in_a_bucket": (("HOST-0", "stall"), "auto", True),
+    "in_a_later_bucket": (("HOST-0", "stall", 2), "broadcast", True),
+    "between_buckets": (("HOST-1", "stall", 2), "broadcast", True),
+    "in_the_post_hook": (("HOST-0", "slow_post_hook"), "auto", True),
 }
 
 
 class Restart(harness.OneEngine):
-    def begin(self, fault, fan_out):
+    def begin(self, held, fan_out):
         # A rank that had finished before the end never comes again: its endpoint is held for as long as custody lasts.
-        daemon = self.daemon({"push": {"bucket": "512KiB", "fan_out": fan_out}, "timeouts": {"custody": "20s"}})
+        daemon = self.daemon({"push": {"bucket": "512KiB", "fan_out": fan_out},
+                              "timeouts": {**harness.HELD, "custody": "10s"}})
         daemon.add_engine("e", self.shared, "m", devices=("HOST-0", "HOST-1"))
         daemon.load("m@1", self.source)
-        self.shared.fault("HOST-0", fault["kind"], fault.get("bucket", 0), fault["seconds"])
-        calls = len(self.shared.calls())
+        self.shared.hold(*held)
         daemon.detached("update", "m@1")
-        self.shared.wait_updating(calls + 1)
-        # Ranks answer nothing while they are busy: the journal and the clock tell how far they are.
-        if fault["kind"] != "connect_late":
-            harness.wait_until("a bucket to be sent", lambda: "pushing" in self.phases(daemon), 15)
-        time.sleep(0.7)
+        self.shared.wait_held(held[0])
+        time.sleep(0.2)  # for the other rank to come as far as it can
         return daemon
 
-    def phases(self, daemon):
-        with open(os.path.join(daemon.state_dir, "state.json"), encoding="utf-8") as file:
-            return [update.get("phase") for update in json.load(file).get("updates", [])]
-
     def check_released(self, step, daemon):
-        fault, _, poisoned = STEPS[step]
-        if fault["kind"] != "slow_post_hook":  # there the rank has all it wants, and says so to its engine
+        held, _, poisoned = STEPS[step]
+        if held[1] != "slow_post_hook":  # there the rank has all it wants, and says so to its engine
             self.assertGreaterEqual(self.shared.calls()[-1]["status"], 400, "a cut-off update was a success")
         engine = daemon.engine("e")
         self.assertEqual(bool(engine["poisoned"]), poisoned, engine)
@@ -61,25 +54,27 @@ class Restart(harness.OneEngine):
         harness.wait_until("the sockets to be removed", lambda: not daemon.rank_sockets(), 40)
 
     def check_kill(self, step):
-        fault, fan_out, _ = STEPS[step]
-        daemon = self.begin(fault, fan_out)
+        held, fan_out, _ = STEPS[step]
+        daemon = self.begin(held, fan_out)
         daemon.kill9()
         self.assertFalse(self.shared.idle(), "the kill came too late to test anything")
         daemon.start()
         started = time.monotonic()
-        # The stalled rank looks at its socket again when its stall is over.
-        self.shared.wait_idle(PROMISED_SECONDS + fault["seconds"] + 5)
+        self.shared.go()
+        self.shared.wait_idle(PROMISED_SECONDS + 5)
         print(f"released {time.monotonic() - started:.1f} s after the restart", end=" ", flush=True)
         self.check_released(step, daemon)
         self.check_healing(daemon)
 
     def check_term(self, step):
-        fault, fan_out, _ = STEPS[step]
-        daemon = self.begin(fault, fan_out)
-        code = daemon.terminate()
-        self.assertEqual(code, 0, "SIGTERM is an orderly end")
+        held, fan_out, _ = STEPS[step]
+        daemon = self.begin(held, fan_out)
+        daemon.process.send(signal.SIGTERM)
+        harness.wait_until("its end to begin", lambda: "Terminated: ending" in daemon.log())
+        self.shared.go()  # the rank looks at its socket again while the daemon waits for it
+        self.assertEqual(daemon.process.wait(30), 0, "SIGTERM is an orderly end")
         # Nobody binds the endpoints any more: what was not released by now stays in recv.
-        self.shared.wait_idle(PROMISED_SECONDS + fault["seconds"] + 5)
+        self.shared.wait_idle(PROMISED_SECONDS + 5)
         daemon.start()
         self.check_released(step, daemon)
         self.check_healing(daemon)
@@ -112,20 +107,22 @@ class Restart(harness.OneEngine):
         self.check_term("in_the_post_hook")
 
     def test_kill_twice_in_a_row(self):
-        fault, fan_out, _ = STEPS["in_a_bucket"]
-        daemon = self.begin(fault, fan_out)
+        held, fan_out, _ = STEPS["in_a_bucket"]
+        daemon = self.begin(held, fan_out)
         daemon.kill9()
         daemon.start()
         daemon.kill9()
         daemon.start()
-        self.shared.wait_idle(PROMISED_SECONDS + fault["seconds"] + 5)
+        self.shared.go()
+        self.shared.wait_idle(PROMISED_SECONDS + 5)
         self.assertTrue(daemon.engine("e")["poisoned"])
         self.check_healing(daemon)
 
     def test_a_long_time_between_kill_and_restart(self):
-        fault, fan_out, _ = STEPS["between_buckets"]
-        daemon = self.begin(fault, fan_out)
+        held, fan_out, _ = STEPS["in_a_later_bucket"]
+        daemon = self.begin(held, fan_out)
         daemon.kill9()
+        self.shared.go()  # its answer is taken by nobody
         time.sleep(4)
         self.assertFalse(self.shared.idle())
         daemon.start()
@@ -134,14 +131,15 @@ class Restart(harness.OneEngine):
         self.check_healing(daemon)
 
     def test_a_second_term_does_not_leave_ranks_behind(self):
-        fault, fan_out, _ = STEPS["in_a_bucket"]
-        daemon = self.begin(fault, fan_out)
+        held, fan_out, _ = STEPS["in_a_bucket"]
+        daemon = self.begin(held, fan_out)
         daemon.process.send(signal.SIGTERM)
-        time.sleep(0.3)
+        harness.wait_until("its end to begin", lambda: "Terminated: ending" in daemon.log())
         daemon.process.send(signal.SIGTERM)
+        self.shared.go()
         daemon.process.wait(30)
         daemon.start()
-        self.shared.wait_idle(PROMISED_SECONDS + fault["seconds"] + 5)
+        self.shared.wait_idle(PROMISED_SECONDS + 5)
         self.check_healing(daemon)
 
 

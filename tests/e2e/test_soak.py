@@ -88,11 +88,12 @@ class AssertionsCanFail(harness.Case):
     def test_a_rank_that_stays_in_an_update(self):
         self.world.times["custody"] = -invariants.BEYOND_DEADLINE + 0.5
         self.addCleanup(self.world.times.update, custody=worlds.TIMES["custody"])
-        self.member.engine.fault("HOST-0", "stall", 0, 5)
+        self.member.engine.hold("HOST-0")
         update = self.background(self.world.daemon.ctl, "update", "m@1")
-        self.member.engine.wait_updating(len(self.member.engine.calls()) + 1)
+        self.member.engine.wait_held("HOST-0")
         with self.assertRaisesRegex(AssertionError, "to be free"):
             invariants.ranks_are_free(self.world)
+        self.member.engine.go()
         update()
         self.member.engine.wait_idle()
 

@@ -66,25 +66,27 @@ class Residence(harness.Case):
         self.assert_holds(engine, source)
 
     def test_evicting_during_an_update_is_busy_and_names_the_job(self):
-        daemon, engine, source = self.serving({"push": {"bucket": "512KiB"}}, devices=("HOST-0",))
-        engine.fault("HOST-0", "slow", seconds=0.4)
+        daemon, engine, source = self.serving({"timeouts": harness.HELD}, devices=("HOST-0",))
+        engine.hold("HOST-0")
         job = daemon.detached("update", "m@1")
-        engine.wait_updating()
+        engine.wait_held()
         for flags in ([], ["--forget"]):
             self.assert_fails(daemon.ctl("evict", "m@1", *flags), "busy", job)
         self.assertIn(job, daemon.version("m", "1")[1]["leased_by"])
+        engine.go()
         self.assertEqual(daemon.wait_job(job)["state"], "succeeded")
         self.assert_holds(engine, source)
         daemon.must("evict", "m@1")
 
     def test_loading_during_an_update(self):
-        daemon, engine, source = self.serving({"push": {"bucket": "512KiB"}}, devices=("HOST-0",))
-        engine.fault("HOST-0", "slow", seconds=0.3)
+        daemon, engine, source = self.serving({"timeouts": harness.HELD}, devices=("HOST-0",))
+        engine.hold("HOST-0")
         job = daemon.detached("update", "m@1")
-        engine.wait_updating()
+        engine.wait_held()
         second = self.second(source)
         daemon.load("m@2", second)
         daemon.must("trim")
+        engine.go()
         self.assertEqual(daemon.wait_job(job)["state"], "succeeded")
         self.assert_holds(engine, source)
         daemon.must("update", "m@2")

@@ -24,6 +24,8 @@ for line in sys.stdin:
         word = request["endpoint"]
         if word.startswith("sleep:"):
             time.sleep(float(word[6:]))
+        while word.startswith("until:") and not os.path.exists(word[6:]):
+            time.sleep(0.02)
         if word == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "fail":
@@ -193,8 +195,9 @@ class StandIn(harness.Case):
             with self.assertRaises(Exception):
                 self.update(engine)
         engine.misbehave("early_success")
-        self.assertEqual(self.update(engine, one="sleep:1")[0], 200)
+        self.assertEqual(self.update(engine, one="until:" + self.path("go"))[0], 200)
         self.assertIsNone(engine.calls()[-1]["ended"])
+        open(self.path("go"), "w").close()
         engine.wait_idle()
         engine.misbehave("never")
         with self.assertRaises(OSError):
@@ -209,6 +212,12 @@ class StandIn(harness.Case):
             engine.process.send(number)
             engine.process.wait(10)
             harness.wait_until("ranks to die", lambda: not any(is_running(pid) for pid in pids))
+
+    def test_a_server_outlives_the_thread_that_wanted_it(self):
+        engine = self.background(self.fake)()
+        time.sleep(0.3)
+        self.assertTrue(engine.process.running())
+        self.assertEqual(self.update(engine)[0], 200)
 
     def test_a_stuck_rank_does_not_outlive_sigterm(self):
         engine = self.fake()

@@ -97,7 +97,7 @@ class VllmNccl(own_transfer.OwnTransfer):
 
     def test_a_worker_that_never_joins_ends_the_update_before_the_model_is_touched(self):
         engine = self.server()
-        daemon, source = self.ready(engine, config={"timeouts": {"nccl_start": "500ms"}})
+        daemon, source = self.ready(engine, config={"timeouts": {"nccl_start": "4s"}})
         engine.fault("W-1", "stall_init")
         answer = self.check_fails(daemon, "of 3 workers not all have joined NCCL with " + GPUS[0], "NCCL_SOCKET_IFNAME")
         self.assertEqual(answer.code, EXIT["timed_out"])
@@ -107,7 +107,7 @@ class VllmNccl(own_transfer.OwnTransfer):
 
     def test_what_the_server_says_of_workers_that_could_not_join_is_the_error(self):
         engine = self.server()
-        daemon, source = self.ready(engine, config={"timeouts": {"nccl_start": "1s"}})
+        daemon, source = self.ready(engine, config={"timeouts": {"nccl_start": "4s"}})
         engine.fault("W-1", "die_init")
         self.check_fails(daemon, "POST /init_weight_transfer_engine", "remote process exited", "not all have joined")
         self.assertFalse(daemon.engine("e")["poisoned"])
@@ -150,23 +150,24 @@ class VllmNccl(own_transfer.OwnTransfer):
 
     def test_a_worker_that_hangs_is_waited_for_until_the_deadline_and_said(self):
         engine = self.server()
-        daemon, source = self.ready(engine, config={"timeouts": {"reload": "1s"}})
+        daemon, source = self.ready(engine, config={"timeouts": {"reload": "4s"}})
         engine.fault("W-1", "stall", bucket=1)
         answer = self.check_fails(daemon, "not all of its 3 workers take part in the broadcast of")
         self.assertEqual(answer.code, EXIT["timed_out"])
         self.assertTrue(daemon.engine("e")["poisoned"])
         engine.reset()
+        daemon.be_patient()
         self.check_update(daemon, engine, source, "m@1")
 
     def test_a_cancelled_update_leaves_nobody_in_nccl(self):
         engine = self.server()
-        daemon, source = self.ready(engine)
+        daemon, source = self.ready(engine, config={"timeouts": harness.HELD})
         for worker in WORKERS:
-            engine.fault(worker, "slow", seconds=0.2)
+            engine.hold(worker, "slow")
         job = daemon.detached("update", "m@1", "--bucket-size", "256KiB")
-        harness.wait_until("the update is open in the server",
-                           lambda: engine.rank_states()["W-0"]["buckets"] > 1)
-        daemon.ctl("job", "cancel", job, "--force")
+        engine.wait_held()
+        daemon.must("job", "cancel", job, "--force")
+        engine.go()
         harness.wait_until("the job to end", lambda: daemon.job(job)["state"] in ("cancelled", "failed", "succeeded"))
         for worker in WORKERS:
             engine.fault(worker, "none")

@@ -77,13 +77,12 @@ class VllmTransfer(own_transfer.OwnTransfer):
 
     def test_an_update_that_a_killed_daemon_left_open_is_taken_over(self):
         engine = self.server()
-        daemon, source = self.ready(engine)
-        engine.fault("HOST-0", "slow", seconds=0.2)
-        job = daemon.detached("update", "m@1", "--bucket-size", "256KiB")
-        harness.wait_until("the update is open in the server",
-                           lambda: engine.rank_states()["HOST-0"]["buckets"] > 1)
-        self.assertTrue(job)
+        daemon, source = self.ready(engine, config={"timeouts": harness.HELD})
+        engine.hold("HOST-0", "slow")
+        daemon.detached("update", "m@1", "--bucket-size", "256KiB")
+        engine.wait_held("HOST-0")
         daemon.kill9()
+        engine.go()
         engine.fault("HOST-0", "none")
         self.assertTrue(engine.rank_states()["HOST-0"]["taken_apart"])
         daemon.start()

@@ -5,13 +5,14 @@ What each assumes about the real one is listed in docs/standins.md.
 
 For tests, never guarded by a key, in every kind:
   GET  /standin/state                       ranks, and each call of the update route with its end
-  POST /standin/fault     {"device","kind","bucket","seconds"}     handed to the rank, for its next update
+  POST /standin/fault     {"device","kind","bucket","seconds","session","gate"}     handed to the rank, for its next update
   POST /standin/compare   {"checkpoint"}                           each rank's own comparison
   POST /standin/kill      {"device"}                               SIGKILL to that rank
   POST /standin/reset                                              idle ranks forget what they loaded; others restart
   POST /standin/misbehave {"answer": one of ANSWERS, "update": bool, "seconds": S, "device"}    for the next update
   POST /standin/restart   {"seconds": S, "arguments": [..]}        ends, and starts again as another process at the same
                                                                    address after S seconds, with new ranks
+  POST /standin/started                                            ends what --starting began
   POST /standin/requests  {"running": N}                           as if N requests were being answered
   POST /standin/versions  {"versions": {NAME: DIR}}                from now on /standin/state says of each pause what the
                                                                    ranks held when requests were let go on ("pauses")
@@ -195,6 +196,10 @@ class Server:
     def starting(self):
         return time.monotonic() < self.ready_at
 
+    def started(self, _body):
+        self.ready_at = time.monotonic()
+        return {"ok": True}
+
     def idle_requests(self, body):
         self.running_requests = int(body.get("running", 0))
         return {"ok": True}
@@ -363,7 +368,7 @@ class Server:
     def fault(self, body):
         return self._rank(body).ask({"cmd": "fault", "kind": body.get("kind", "none"),
                                      "bucket": body.get("bucket", 0), "seconds": body.get("seconds", 0),
-                                     "session": body.get("session", 0)})
+                                     "session": body.get("session", 0), "gate": body.get("gate", "")})
 
     def compare(self, body):
         if not isinstance(body.get("checkpoint"), str):
@@ -430,7 +435,8 @@ def make_handler(server):
     posts = {"/standin/fault": server.fault, "/standin/compare": server.compare, "/standin/kill": server.kill,
              "/standin/reset": server.reset, "/standin/misbehave": server.misbehave,
              "/standin/rank_states": server.rank_states, "/standin/restart": server.restart,
-             "/standin/requests": server.idle_requests, "/standin/versions": server.versions}
+             "/standin/requests": server.idle_requests, "/standin/versions": server.versions,
+             "/standin/started": server.started}
     routes = server.routes()
 
     class Handler(BaseHTTPRequestHandler):

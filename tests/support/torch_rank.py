@@ -10,8 +10,9 @@ Reads one JSON object a line on standard input and answers each with one on stan
   {"cmd":"forget"}                             drops what was loaded
   {"cmd":"checksums"}                          {"checksums":{NAME: hex}} of what is loaded, as it would be served
   {"cmd":"values","name":N,"count":C}          {"values":[..]}: the first of a tensor, or null for one that is not there
-  {"cmd":"fault","kind":K,"bucket":B,"seconds":S,"session":N}   applies to the next update only; lists and sessions are
-                                               counted from 0
+  {"cmd":"fault","kind":K,"bucket":B,"seconds":S,"session":N,"gate":PATH}   applies to the next update only; lists and
+                                               sessions are counted from 0. A fault that sleeps makes the file PATH.DEVICE
+                                               when it begins to, and ends early once the file PATH is there
 
 Only what an engine would provide is replaced: the device manager of a machine without accelerator (before checkpoint-engine
 0.2.1, two functions of torch.cuda), and the function that takes the weights. --package DIR takes checkpoint_engine from there,
@@ -32,6 +33,8 @@ import sys
 import threading
 import time
 import traceback
+
+from gates import sleep_until_open
 
 KINDS = ("none", "fail_load", "stall", "die", "fail_open", "fail_post_hook", "connect_late", "connect_twice", "slow",
          "slow_post_hook",
@@ -65,27 +68,31 @@ def raw_bytes(tensor):
 
 
 class Fault:
-    def __init__(self, kind="none", bucket=0, seconds=0.0, session=0):
+    def __init__(self, kind="none", bucket=0, seconds=0.0, session=0, gate=None, device=""):
         if kind not in KINDS:
             raise ValueError(f"unknown kind of fault {kind!r}; known: {', '.join(KINDS)}")
         self.kind, self.bucket, self.seconds, self.session = kind, int(bucket or 0), float(seconds or 0.0), int(session or 0)
+        self._gate, self._device = gate, device
+
+    def sleep(self):
+        sleep_until_open(self.seconds, self._gate, self._device)
 
     def in_list(self, number):
         """Called while list `number` is loaded."""
         if self.kind == "slow":
-            time.sleep(self.seconds)
+            self.sleep()
         if number != self.bucket:
             return
         if self.kind == "fail_load":
             raise RuntimeError(f"load_weights was told to fail at list {number}")
         if self.kind == "stall":
-            time.sleep(self.seconds)
+            self.sleep()
         if self.kind == "die":
             os.kill(os.getpid(), signal.SIGKILL)
 
     def in_post_hook(self):
         if self.kind == "slow_post_hook":
-            time.sleep(self.seconds)
+            self.sleep()
         if self.kind == "fail_post_hook":
             raise RuntimeError("the post hook was told to fail")
         if self.kind == "swallow_post_hook":  # as SGLang's: a line in the log, and the update goes on
@@ -175,7 +182,7 @@ class TorchRank:
         real_rebuild = self._worker._rebuild_ipc
         second_peer = None
         if fault.kind == "connect_late":
-            time.sleep(fault.seconds)
+            fault.sleep()
         if fault.kind == "connect_twice":
             second_peer = SecondPeer(endpoint, fault.seconds)
         if fault.kind == "fail_open":
@@ -270,7 +277,7 @@ class TorchRank:
 
     def fault(self, request):
         self._fault = Fault(request.get("kind", "none"), request.get("bucket"), request.get("seconds"),
-                            request.get("session"))
+                            request.get("session"), request.get("gate"), self._device)
         return {"ok": True}
 
 

@@ -14,8 +14,10 @@ Reads one JSON object a line on standard input and answers each with one on stan
   {"cmd":"transfer","call":"init|start|start_draft|update|finish","info":{..}}     {"ok":true} or {"ok":false,"error":...}
   {"cmd":"compare","checkpoint":"/dir"}   every tensor of the target, and of the draft once it has any, byte for byte
   {"cmd":"state"} {"cmd":"forget"} {"cmd":"checksums"}
-  {"cmd":"fault","kind":K,"bucket":B,"seconds":S}     of the next update: fail_load, stall, die, slow; of NCCL's, before the
-                                          bucket is taken: refuse, stall, die; and stall_init, die_init
+  {"cmd":"fault","kind":K,"bucket":B,"seconds":S,"gate":PATH}     of the next update: fail_load, stall, die, slow; of NCCL's,
+                                          before the bucket is taken: refuse, stall, die; and stall_init, die_init. One that
+                                          sleeps makes the file PATH.DEVICE when it begins to, and ends early once the file
+                                          PATH is there; a stall that has ended is a failure
 
 --form says how it is told that weights are packed (init, server, update); --keeps-session, that a failed update leaves the
 session open, as before vLLM ended it by itself.
@@ -39,6 +41,7 @@ import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import checkpoints  # noqa: E402
+from gates import sleep_until_open  # noqa: E402
 
 ITEM_BYTES = {"bool": 1, "float4_e2m1fn_x2": 1, "uint8": 1, "int8": 1, "float8_e5m2": 1, "float8_e4m3fn": 1,
               "float8_e8m0fnu": 1, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "int16": 2, "uint16": 2, "float16": 2,
@@ -267,14 +270,14 @@ class Worker:
         if kind not in kinds or (kind != "slow" and not kind.endswith("_init") and self._list != bucket):
             return
         if kind == "slow":
-            time.sleep(self._fault["seconds"])
+            sleep_until_open(self._fault["seconds"], self._fault.get("gate"), self._device)
             return
-        seconds, self._fault = self._fault.get("seconds"), {"kind": "none"}
+        fault, self._fault = self._fault, {"kind": "none"}
         print(f"was told to {kind}", file=sys.stderr, flush=True)
         if kind.startswith("die"):
             os.kill(os.getpid(), signal.SIGKILL)
         if kind.startswith("stall"):
-            time.sleep(seconds or 3600)
+            sleep_until_open(fault.get("seconds") or 3600, fault.get("gate"), self._device)
         raise RuntimeError("the worker was told to fail in load_weights")
 
     # -- of tests

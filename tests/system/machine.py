@@ -131,9 +131,9 @@ class Machine(unittest.TestCase):
     def rank_is_busy(self):
         return any(rank["busy_with"] for rank in self.engine("GET", "/standin/state")["ranks"])
 
-    def begin_hanging_update(self, version, seconds):
-        """Until a rank has been sent a bucket and does not answer."""
-        self.engine("POST", "/standin/fault", device="HOST-0", kind="stall", bucket=0, seconds=seconds)
+    def begin_hanging_update(self, version):
+        """Until a rank has been sent a bucket and does not answer, which it does once /run/engine/go is there."""
+        self.engine("POST", "/standin/fault", device="HOST-0", kind="stall", bucket=0, seconds=3600, gate="/run/engine/go")
         self.must(f"ckptctl load gt@{version} /srv/models/{version} && ckptctl update gt@{version} --detach")
         self.until("the update to reach the rank", lambda: self.rank_is_busy() and "reload" in self.must(
             "ckptctl --json job list | head -c 4000"))

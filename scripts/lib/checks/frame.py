@@ -174,7 +174,7 @@ class _Reader:
         return [json.loads(line) for line in lines]
 
 
-def run_check(check, context, log_path, grace=GRACE_SECONDS):
+def run_check(check, context, log_path):
     """One check, from its start to the end of its last process."""
     started = time.monotonic()
     reading, writing = os.pipe()
@@ -199,7 +199,7 @@ def run_check(check, context, log_path, grace=GRACE_SECONDS):
                 late = True
                 break
     finally:
-        _end(pid, grace if outcome is None else 2.0)
+        _end(pid, GRACE_SECONDS if outcome is None else 2.0)
         os.close(reading)
         leftovers = end_leftovers()
     if outcome:

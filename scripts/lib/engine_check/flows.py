@@ -3,6 +3,7 @@
 Not run against a live server.
 """
 
+import os
 import subprocess
 import time
 
@@ -11,7 +12,7 @@ from checks.frame import Check, Skip, passed, step
 from . import servers
 from .beside import ENGINE, FIRST, OTHER, beside
 
-HELD_SECONDS = 4  # in a rehearsal, where an update would be over before anybody could be killed in it
+HELD_SECONDS = 600  # at most, in a rehearsal, where an update would be over before anybody could be killed in it
 
 
 def check_programs(context):
@@ -112,8 +113,9 @@ def check_server_killed(context):
 def check_daemon_killed(context):
     with beside(context) as both:
         both.first_weights()
+        gate = os.path.join(both.daemon.directory, "go")
         if context.rehearsal:
-            both.server.hold(HELD_SECONDS)
+            both.server.hold(HELD_SECONDS, gate)
         both.daemon.detached("update", OTHER, "--engine", ENGINE, "--force")
         step("the update to push")
         deadline = time.monotonic() + both.patience()
@@ -124,6 +126,7 @@ def check_daemon_killed(context):
         step("ckptd to start again")
         both.daemon.start()
         started = time.monotonic()
+        open(gate, "w").close()
         about = both.about()
         if in_the_middle and about["serving"] == OTHER:
             raise AssertionError(f"ckptd says that an update that it was killed in succeeded: {about}")

@@ -201,8 +201,9 @@ def rehearsed(kind, support, devices, rank_program, directories):
             status, answer = self.request("POST", "/standin/compare", {"checkpoint": directory}, 120)
             return status == 200 and all(each.get("equal") for each in json.loads(answer).values())
 
-        def hold(self, seconds):
-            """The next update stays in its second bucket for so long."""
-            self.request("POST", "/standin/fault", {"device": devices[0], "kind": "stall", "bucket": 1, "seconds": seconds})
+        def hold(self, seconds, gate):
+            """The next update stays in its second bucket for so long, or until the file `gate` is there."""
+            self.request("POST", "/standin/fault", {"device": devices[0], "kind": "stall", "bucket": 1, "seconds": seconds,
+                                                    "gate": gate})
 
     return Rehearsed

@@ -104,7 +104,7 @@ class Program {
 
   json set_fault(const json& request) {
     rr::Fault fault{request.at("kind"), request.value("bucket", 0u), request.value("seconds", 0.0),
-                    request.value("session", 0u)};
+                    request.value("session", 0u), request.value("gate", std::string())};
     if (!rr::Fault::is_known(fault.kind)) return {{"ok", false}, {"error", "unknown fault " + fault.kind}};
     fault_ = fault;
     return {{"ok", true}};

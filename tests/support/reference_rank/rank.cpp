@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <fstream>
 #include <optional>
 #include <thread>
 #include <zmq.hpp>
@@ -343,12 +344,15 @@ class Rank::Conversation {
   void send(const std::string& reply) { socket_.send(zmq::buffer(reply), zmq::send_flags::none); }
 
   void sleep() {
+    if (!fault_.gate.empty()) std::ofstream{fault_.gate + "." + rank_.options_.device};
     auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(fault_.seconds);
-    while (std::chrono::steady_clock::now() < until) {
+    while (std::chrono::steady_clock::now() < until && !gate_is_open()) {
       leave_if_given_up();
       std::this_thread::sleep_for(kPatience);
     }
   }
+
+  bool gate_is_open() const { return !fault_.gate.empty() && ::access(fault_.gate.c_str(), F_OK) == 0; }
 
   void leave_if_given_up() const {
     if (rank_.options_.given_up()) throw GivenUp();

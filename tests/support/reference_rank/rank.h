@@ -21,8 +21,9 @@ namespace ckptd::reference_rank {
 struct Fault {
   std::string kind = "none";  ///< see is_known() for the others
   std::uint32_t bucket = 0;   ///< the list that it happens in, from 0
-  double seconds = 0;
+  double seconds = 0;         ///< how long those sleep that sleep
   std::uint32_t session = 0;  ///< of the update, from 0
+  std::string gate = {};      ///< a path: a sleep makes GATE.DEVICE when it begins, and ends early once GATE is there
 
   static bool is_known(const std::string& kind);
 };

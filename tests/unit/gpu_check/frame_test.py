@@ -14,11 +14,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def alive(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
         return False
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
 
 
 class Frame(unittest.TestCase):
@@ -62,7 +61,7 @@ class Frame(unittest.TestCase):
             started = time.monotonic()
             results, status = self.run_toys(name, "good")
             self.assertEqual(results[name]["status"], "failed")
-            self.assertIn("did not end within 1 s", results[name]["sentence"])
+            self.assertRegex(results[name]["sentence"], "did not end within [0-9.]+ s; ")
             self.assertIn("the rank to answer", results[name]["sentence"])
             self.assertEqual((results["good"]["status"], status), ("passed", 1))
             self.assertLess(time.monotonic() - started, 20)
