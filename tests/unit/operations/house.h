@@ -31,7 +31,7 @@ struct House {
     }
     for (auto& each : devices) raw.push_back(each.get());
     store = *store::Store::create({.budget_bytes = budget_bytes, .lock = store::LockPolicy::off, .huge_pages = false}, raw);
-    deadlines = {1500ms, 2s, 2s, 2s, 2s, 2s};
+    deadlines = {60s, 60s, 60s, 60s, 60s, 2s};  // a test that awaits one of them sets it
     start();
   }
 
@@ -47,7 +47,7 @@ struct House {
     jobs = std::make_unique<jobs::Registry>(50);
     operations::Options options;
     options.deadlines = deadlines;
-    options.answer_grace = 200ms;
+    options.answer_grace = answer_grace;
     options.engine_poll = 10ms;
     options.engine_poll_slowest = 40ms;
     options.engine_retry = engine_retry;
@@ -85,7 +85,7 @@ struct House {
   Result<proto::control::Job> load(const std::string& version, const std::string& uri) {
     auto job = operations->load({"m", version, uri, false, ""});
     if (!job) return job;
-    return operations->wait_job(job->id, Deadline::in(10s));
+    return operations->wait_job(job->id, Deadline::in(30s));
   }
 
   void load_or_die(const std::string& version, std::uint64_t seed) {
@@ -130,7 +130,7 @@ struct House {
   proto::control::Job run_update(const proto::control::UpdateRequest& request) {
     auto job = operations->update(request);
     REQUIRE(job);
-    auto ended = operations->wait_job(job->id, Deadline::in(10s));
+    auto ended = operations->wait_job(job->id, Deadline::in(30s));
     REQUIRE(ended);
     REQUIRE(ended->state != "running");
     return *ended;
@@ -146,6 +146,8 @@ struct House {
   std::mutex behaviours_mutex;
   std::map<std::string, std::shared_ptr<FakeEngine::Behaviour>> behaviours;  ///< of engines that have a server of their own
   std::chrono::milliseconds engine_retry{50}, ping_timeout{500};
+  /// The engine says yes as the last rank is sent its finish: its lanes have as long to see that acknowledged.
+  std::chrono::milliseconds answer_grace{5'000};
   pipeline::Deadlines deadlines;
   std::uint64_t arena_bytes = 0;
   bool receipt_required = true;

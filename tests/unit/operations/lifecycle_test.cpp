@@ -200,16 +200,11 @@ TEST_CASE("a daemon that comes back leaves a healthy engine alone and heals one 
 }
 
 TEST_CASE("a poisoned engine is brought to the last good version, not at once and not without end") {
-  Settled settled("none", 300ms);  // the first attempt is far from what is looked at before it
+  Settled settled("none", 300ms);
   auto& house = settled.house;
   house.endpoints.fail_reload_on = "HOST-1";
   const auto start = Clock::now();
   CHECK(house.run_update(House::to("2")).state == "failed");
-  auto shown = engine(house);
-  CHECK(shown.state == "poisoned");
-  CHECK(shown.target == "m@1");  // an update moves it when it succeeds
-  CHECK_FALSE(shown.ready);
-  CHECK(says(shown.last_error, "HOST-1"));
   SECTION("its own attempts fail as well: they become seldom") {
     REQUIRE(soon([&] { return engine(house).own_failures >= 3; }));
     CHECK(Clock::now() - start >= 2100ms);  // 300, 600 and 1200 ms after failures
@@ -226,6 +221,18 @@ TEST_CASE("a poisoned engine is brought to the last good version, not at once an
     house.behaviour->restart();
     REQUIRE(soon([&] { return serves(house, "m@1"); }));
   }
+}
+
+TEST_CASE("until the next attempt a poisoned engine tells what it was to have and why it does not") {
+  Settled settled("none", 60s);  // beyond the end of this test
+  auto& house = settled.house;
+  house.endpoints.fail_reload_on = "HOST-1";
+  CHECK(house.run_update(House::to("2")).state == "failed");
+  const auto shown = engine(house);
+  CHECK(shown.state == "poisoned");
+  CHECK(shown.target == "m@1");  // an update moves it when it succeeds
+  CHECK_FALSE(shown.ready);
+  CHECK(says(shown.last_error, "HOST-1"));
 }
 
 TEST_CASE("an engine whose trigger somebody else holds is watched and never touched") {
@@ -415,7 +422,8 @@ TEST_CASE("a server that comes back asleep, as it was started, is given its weig
 
 TEST_CASE("a server that stalls delays neither another engine nor the end of the daemon") {
   House house;
-  house.ping_timeout = 700ms;
+  const bool is_removed = GENERATE(true, false);
+  house.ping_timeout = is_removed ? 3s : 300ms;
   house.start();
   const auto slow = house.own_server("slow");
   slow->stalls = true;
@@ -423,12 +431,15 @@ TEST_CASE("a server that stalls delays neither another engine nor the end of the
   house.follow_engine("slow", "m@1");
   REQUIRE(soon([&] { return slow->looks > 0; }));
   house.follow_engine("e", "m@1");
-  REQUIRE(soon([&] { return serves(house, "m@1"); }, 5s));
+  REQUIRE(soon([&] { return serves(house, "m@1"); }));
   CHECK(slow->calls == 0);
-  REQUIRE(soon([&] { return says(engine(house, "slow").why, "no answer"); }));
+  if (!is_removed) {
+    CHECK(soon([&] { return says(engine(house, "slow").why, "no answer"); }));
+    return;
+  }
   const auto start = Clock::now();
   CHECK(house.operations->remove_engine("slow"));
-  CHECK(Clock::now() - start < 500ms);  // nobody waits for its answer
+  CHECK(Clock::now() - start < 2500ms);  // nobody waits for its answer
 }
 
 TEST_CASE("what a server tells of its start is shown, and one that cannot be updated is not") {

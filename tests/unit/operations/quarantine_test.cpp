@@ -106,6 +106,7 @@ TEST_CASE("success is written down before receipts are waited for: a daemon that
   gpus.deadlines.receipt = 60s;
   gpus.start();
   gpus.load_or_die("1", 1);
+  const auto start = Clock::now();
   const auto job = gpus.operations->update(House::to("1"));
   REQUIRE(job);
   REQUIRE(soon([&] { return gpus.hold("HOST-0").looks > 0; }));
@@ -117,7 +118,7 @@ TEST_CASE("success is written down before receipts are waited for: a daemon that
   CHECK(written.engines[0].poisoned.empty());
   REQUIRE(written.engines[0].serving);
   CHECK(written.engines[0].serving->id == "m@1");
-  std::this_thread::sleep_for(500ms);  // longer than all else together takes
+  std::this_thread::sleep_for(Clock::now() - start + 500ms);  // longer than all else together took
   gpus.all_let_go();
   const auto ended = gpus.operations->wait_job(job->id, Deadline::in(10s));
   REQUIRE(ended);

@@ -103,7 +103,7 @@ TEST_CASE("a cancel is heard while all lanes wait for a step of the collective")
   CHECK(pushed.error().kind == ErrorKind::cancelled);
   CHECK(pushed.error().sentence == "the update was cancelled");
   CHECK(stuck.waiting == 3);
-  CHECK(ended - stopped < 5s);  // sooner than any deadline here, however slow the machine
+  CHECK(ended - stopped < 30s);  // sooner than any deadline here, however slow the machine
   for (auto& model : bench.models) CHECK(model->failed == "the update was cancelled");
 }
 
@@ -138,7 +138,7 @@ TEST_CASE("the group is aborted before a lane waits for what it has queued on it
     bench.shuffler.resume();
   };
   std::jthread rescue([&](std::stop_token over) {  // so that it fails and does not hang
-    for (int i = 0; i < 1'000 && !over.stop_requested(); ++i) std::this_thread::sleep_for(10ms);
+    for (int i = 0; i < 6'000 && !over.stop_requested(); ++i) std::this_thread::sleep_for(10ms);
     bench.shuffler.resume();
   });
   ErrorKind kind = ErrorKind::timed_out;
@@ -156,7 +156,7 @@ TEST_CASE("the group is aborted before a lane waits for what it has queued on it
   bench.shuffler.pause();
   const auto start = Clock::now();
   auto pushed = bench.run(plan::FanOut::broadcast, std::vector<Script>(2), stop.get_token());
-  CHECK(Clock::now() - start < 5s);
+  CHECK(Clock::now() - start < 30s);
   rescue.request_stop();
   REQUIRE_FALSE(pushed);
   CHECK(pushed.error().kind == kind);

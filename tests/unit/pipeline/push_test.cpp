@@ -117,29 +117,37 @@ TEST_CASE("between buckets nothing is allocated, made or registered, and no stre
 
 TEST_CASE("the first failure ends all lanes and fails every session") {
   const auto fan_out = GENERATE(plan::FanOut::independent, plan::FanOut::broadcast);
-  Bench bench(3);
   std::vector<Script> scripts(3);
+  std::chrono::milliseconds Deadlines::* missed = nullptr;
   SECTION("a rank raises in a bucket") { scripts[1].fail_at_bucket = 2; }
   SECTION("a rank cannot open the memory") { scripts[1].fails_open = true; }
   SECTION("a rank raises in its post hook") { scripts[1].fails_finish = true; }
   SECTION("a rank stalls") {
     scripts[1].stall_at_bucket = 3;
-    bench.deadlines.reload = 200ms;
+    missed = &Deadlines::reload;
   }
   SECTION("a rank never connects") {
     scripts[1].never_connects = true;
-    bench.deadlines.connect = 200ms;
+    missed = &Deadlines::connect;
   }
-  auto pushed = bench.run(fan_out, scripts);
-  REQUIRE_FALSE(pushed);
-  INFO(pushed.error().sentence);
-  CHECK(pushed.error().sentence.find("HOST-1") != std::string::npos);
-  CHECK_FALSE(bench.models[1]->failed.empty());
-  for (auto& model : bench.models) {
-    // Who had finished before is done; nobody else is left waiting.
-    const bool finished = !model->steps.empty() && model->steps.back() == "finish";
-    CHECK((finished || !model->failed.empty()));
-    CHECK_FALSE(model->broke_lockstep);
+  // Another rank whose thread is held up misses a deadline as well: then once more with more time.
+  for (const auto span : {200ms, 1'000ms, 5'000ms}) {
+    Bench bench(3);
+    if (missed != nullptr) bench.deadlines.*missed = span;
+    auto pushed = bench.run(fan_out, scripts);
+    REQUIRE_FALSE(pushed);
+    INFO(pushed.error().sentence);
+    for (auto& model : bench.models) {
+      // Who had finished before is done; nobody else is left waiting.
+      const bool finished = !model->steps.empty() && model->steps.back() == "finish";
+      CHECK((finished || !model->failed.empty()));
+      CHECK_FALSE(model->broke_lockstep);
+    }
+    const bool named = pushed.error().sentence.find("HOST-1") != std::string::npos;
+    if (!named && missed != nullptr && pushed.error().kind == ErrorKind::timed_out && span < 5s) continue;
+    CHECK(named);
+    CHECK_FALSE(bench.models[1]->failed.empty());
+    break;
   }
 }
 
@@ -281,27 +289,33 @@ TEST_CASE("a lane that fails before the offers keeps every endpoint unknown") {
 }
 
 TEST_CASE("a push that failed tells how far it came") {
-  Bench bench(1);
-  std::vector<Script> scripts(1);
-  scripts[0].stall_at_bucket = 2;
-  bench.deadlines.reload = 200ms;
-  REQUIRE_FALSE(bench.run(plan::FanOut::independent, scripts));
-  REQUIRE(bench.report.lanes.size() == 1);
-  const auto& lane = bench.report.lanes[0];
-  CHECK(lane.device == "HOST-0");
-  CHECK(lane.pid == 42);
-  const auto reloads = spans_of(lane, Span::What::reload), uploads = spans_of(lane, Span::What::upload);
-  REQUIRE(reloads.size() == 3);
-  CHECK(uploads.size() >= 3);
-  CHECK(lane.bytes == reloads[0].bytes + reloads[1].bytes);
-  CHECK(reloads[2].bucket == 2);
-  CHECK(reloads[2].end - reloads[2].begin >= 200ms);
-  CHECK(bench.report.seconds >= 0.2);
+  // A rank whose thread is held up in an earlier bucket has come less far: then once more with more time.
+  for (const auto reload : {200ms, 1'000ms, 5'000ms}) {
+    Bench bench(1);
+    std::vector<Script> scripts(1);
+    scripts[0].stall_at_bucket = 2;
+    bench.deadlines.reload = reload;
+    REQUIRE_FALSE(bench.run(plan::FanOut::independent, scripts));
+    REQUIRE(bench.report.lanes.size() == 1);
+    const auto& lane = bench.report.lanes[0];
+    CHECK(lane.device == "HOST-0");
+    CHECK(lane.pid == 42);
+    const auto reloads = spans_of(lane, Span::What::reload), uploads = spans_of(lane, Span::What::upload);
+    if (reloads.size() < 3 && reload < 5s) continue;
+    REQUIRE(reloads.size() == 3);
+    CHECK(uploads.size() >= 3);
+    CHECK(lane.bytes == reloads[0].bytes + reloads[1].bytes);
+    CHECK(reloads[2].bucket == 2);
+    CHECK(reloads[2].end - reloads[2].begin >= reload);
+    CHECK(bench.report.seconds >= 0.2);
+    break;
+  }
 }
 
 TEST_CASE("a cancel in the middle wakes lanes that wait for a rank") {
   const auto fan_out = GENERATE(plan::FanOut::independent, plan::FanOut::broadcast);
   Bench bench(2);
+  bench.deadlines = {60s, 60s, 60s, 60s, 60s, 60s, 60s};
   std::vector<Script> scripts(2);
   scripts[0].stall_at_bucket = 1;
   std::stop_source stop;
@@ -314,7 +328,7 @@ TEST_CASE("a cancel in the middle wakes lanes that wait for a rank") {
   auto pushed = bench.run(fan_out, scripts, stop.get_token());
   REQUIRE_FALSE(pushed);
   CHECK(pushed.error().kind == ErrorKind::cancelled);
-  CHECK(Clock::now() - start < 4s);  // sooner than any deadline here
+  CHECK(Clock::now() - start < 30s);  // sooner than any deadline here
 }
 
 TEST_CASE("what is refused before the first bucket ends the push while it is clean") {
@@ -335,7 +349,6 @@ TEST_CASE("a device that fails at any call ends the push with its error and neve
                     Call::work_copy, Call::open}) {
     for (unsigned n : {1u, 2u, 7u}) {
       Bench bench(2);
-      bench.deadlines.upload = 1s;
       bench.shuffler.fail_nth(call, n, "HOST-1");
       auto pushed = bench.run(fan_out, std::vector<Script>(2));
       INFO("call " << static_cast<int>(call) << " number " << n);
@@ -354,8 +367,9 @@ TEST_CASE("an upload that never ends is told from a rank that stalls") {
   bench.deadlines.upload = 200ms;
   bench.shuffler.pause();
   std::jthread later([&] {
-    std::this_thread::sleep_for(1s);
-    bench.shuffler.resume();  // or the stream could not be destroyed
+    const auto deadline = Deadline::in(20s);
+    while (!bench.models[0]->peer_asked && !deadline.passed()) std::this_thread::sleep_for(1ms);
+    bench.shuffler.resume();  // the lane has given it up; or the stream could not be destroyed
   });
   auto pushed = bench.run(plan::FanOut::independent, std::vector<Script>(1));
   REQUIRE_FALSE(pushed);

@@ -16,7 +16,10 @@ class ScriptedSession final : public ranks::Session {
   const std::string& endpoint() const override { return device_; }
   const std::string& device() const override { return device_; }
   ranks::Traits traits() const override { return {}; }
-  std::optional<ranks::Peer> peer() const override { return ranks::Peer{42, 0}; }
+  std::optional<ranks::Peer> peer() const override {
+    model_->peer_asked = true;
+    return ranks::Peer{42, 0};
+  }
   bool touched() const override { return touched_; }
 
   Result<> offer(const device::Export&) override {
@@ -82,6 +85,8 @@ class ScriptedSession final : public ranks::Session {
   Result<Woken> wait_again(std::span<const int> wakers, Deadline deadline) override {
     model_->waited_again = true;
     if (script_.returns == 0) return Session::wait_again(wakers, deadline);
+    while (script_.returns_after && !script_.returns_after->waited_again && !deadline.passed())
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (!returning_) returning_ = Clock::now() + script_.return_after;
     const auto comes = Deadline(*returning_);
     if (!comes.passed()) {

@@ -20,6 +20,8 @@
 
 namespace ckptd::tests {
 
+struct Model;
+
 struct Script {
   std::chrono::microseconds load{200};       ///< how long a bucket takes, at most; drawn from the seed
   std::uint64_t seed = 1;
@@ -29,6 +31,7 @@ struct Script {
   std::chrono::milliseconds finish_after{0};  ///< how long its post hook takes
   unsigned returns = 0;                      ///< how often the rank comes back for another session
   std::chrono::milliseconds return_after{0};
+  std::shared_ptr<Model> returns_after = nullptr;  ///< not before this other rank is waited for once more
   bool fails_return = false;                 ///< its later sessions fail in their first bucket
   bool stranger_returns = false;             ///< in its place another process comes
   std::shared_ptr<ranks::Hold> hold = nullptr;  ///< what the session has to say of its rank's mapping
@@ -46,6 +49,7 @@ struct Model {
   std::atomic<bool> broke_lockstep = false;
   std::atomic<unsigned> sessions = 0;       ///< finished
   std::atomic<bool> waited_again = false;
+  std::atomic<bool> peer_asked = false;     ///< a lane asks at its session's end, well or not, and for its errors
 };
 
 /// `arena` is where the offered memory lies in this process: scripted ranks share it.

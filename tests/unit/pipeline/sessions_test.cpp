@@ -19,12 +19,13 @@ struct Answer {
   std::jthread thread;
   Clock::time_point at;  ///< once joined
 
-  Answer(Bench& bench, unsigned sessions, std::chrono::milliseconds after = 0ms) {
+  Answer(Bench& bench, unsigned sessions, bool is_waited_for = false) {
     bench.gates.answered = source.get_token();
-    thread = std::jthread([this, &bench, sessions, after] {
-      const auto done = [&](const auto& model) { return model->sessions >= sessions; };
+    thread = std::jthread([this, &bench, sessions, is_waited_for] {
+      const auto done = [&](const auto& model) {
+        return model->sessions >= sessions && (!is_waited_for || model->waited_again);
+      };
       while (!std::ranges::all_of(bench.models, done)) std::this_thread::sleep_for(1ms);
-      std::this_thread::sleep_for(after);
       at = Clock::now();
       source.request_stop();
     });
@@ -81,12 +82,13 @@ TEST_CASE("one rank alone may come back") {
 
 TEST_CASE("who does not come back costs nothing: the push ends with the engine's answer") {
   Bench bench(2);
-  Answer answer(bench, 1, 50ms);
+  bench.deadlines.answer = 60s;
+  Answer answer(bench, 1, true);
   REQUIRE(bench.run(plan::FanOut::independent, std::vector<Script>(2)));
   const auto ended = Clock::now();
   answer.thread.join();
   CHECK(ended >= answer.at);
-  CHECK(ended - answer.at < 1s);  // far less than any wait in it
+  CHECK(ended - answer.at < 30s);  // far less than the wait for an answer
   CHECK(bench.report.ranks_done <= answer.at);
   for (const auto& lane : bench.report.lanes) CHECK(lane.sessions == 1);
 }
@@ -109,20 +111,25 @@ TEST_CASE("without an answer to wait for nobody is waited for") {
 }
 
 TEST_CASE("an engine that does not answer is not waited for beyond its deadline, which further sessions move") {
-  Bench bench(1);
-  bench.deadlines.answer = 200ms;
-  std::stop_source answered;
-  bench.gates.answered = answered.get_token();
-  std::vector<Script> scripts(1);
-  scripts[0].returns = 2;
-  scripts[0].return_after = 150ms;
-  const auto start = Clock::now();
-  REQUIRE(bench.run(plan::FanOut::independent, scripts));  // the ranks are well; the answer is the caller's to miss
-  CHECK(Clock::now() - start >= 150ms + 150ms + 200ms);
-  CHECK(Clock::now() - start < 5s);
-  CHECK(bench.report.lanes[0].sessions == 3);
-  CHECK(bench.report.lanes[0].finished);
-  CHECK_FALSE(bench.models[0]->failed.empty());  // it may come back for a fourth
+  // A lane that is held up between two sessions may find the deadline passed: then once more with more time.
+  for (const auto answer : {200ms, 1'000ms, 5'000ms}) {
+    Bench bench(1);
+    bench.deadlines.answer = answer;
+    std::stop_source answered;
+    bench.gates.answered = answered.get_token();
+    std::vector<Script> scripts(1);
+    scripts[0].returns = 2;
+    scripts[0].return_after = answer * 6 / 10;
+    const auto start = Clock::now();
+    REQUIRE(bench.run(plan::FanOut::independent, scripts));  // the ranks are well; the answer is the caller's to miss
+    const auto took = Clock::now() - start;
+    CHECK(bench.report.lanes[0].finished);
+    CHECK_FALSE(bench.models[0]->failed.empty());  // it may come back for a fourth
+    if (bench.report.lanes[0].sessions < 3 && answer < 5s) continue;
+    CHECK(bench.report.lanes[0].sessions == 3);
+    CHECK(took >= 2 * scripts[0].return_after + answer);
+    break;
+  }
 }
 
 TEST_CASE("a further session that fails ends the push as any does, and the other ranks are told") {
@@ -131,7 +138,7 @@ TEST_CASE("a further session that fails ends the push as any does, and the other
   bench.gates.answered = answered.get_token();
   std::vector<Script> scripts(2);
   scripts[1].returns = 1;
-  scripts[1].return_after = 700ms;  // when the other has long finished
+  scripts[1].returns_after = bench.models[0];  // when the other has finished
   SECTION("load_weights raises") { scripts[1].fails_return = true; }
   SECTION("another process comes") { scripts[1].stranger_returns = true; }
   const bool stranger = scripts[1].stranger_returns;
@@ -153,11 +160,12 @@ TEST_CASE("a stop while nobody is in a session ends the wait for the engine") {
     while (!bench.models[0]->waited_again || !bench.models[1]->waited_again) std::this_thread::sleep_for(1ms);
     stop.request_stop();
   });
+  bench.deadlines.answer = 60s;
   const auto start = Clock::now();
   auto pushed = bench.run(plan::FanOut::independent, std::vector<Script>(2), stop.get_token());
   REQUIRE_FALSE(pushed);
   CHECK(pushed.error().kind == ErrorKind::cancelled);
-  CHECK(Clock::now() - start < 4s);
+  CHECK(Clock::now() - start < 30s);
   for (auto& model : bench.models) CHECK_FALSE(model->failed.empty());
 }
 

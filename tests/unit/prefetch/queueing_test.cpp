@@ -91,7 +91,7 @@ TEST_CASE("the first error of a queued read or of a copy ends all others, and is
     CHECK_THAT(filled.error().sentence, Contains("the disk is on fire"));
     CHECK(shared.under_way == 0);
     CHECK(source.under_way == 0);
-    CHECK(progress.read_bytes < 100 * kBlockBytes);
+    CHECK(progress.read_bytes <= 100 * kBlockBytes);  // of 101, and how many depends on who is held up
   }
 }
 
@@ -100,8 +100,13 @@ TEST_CASE("after a stop request nothing is begun, reads under way are cancelled,
   FilledMemory memory(source, 4 * kBlockBytes);
   ShufflingReader::Shared shared;
   std::stop_source stop;
+  std::atomic<bool> stopped = false;  // and everybody has been told
   shared.hangs = [&](int read) {
-    if (read == 50) stop.request_stop();
+    if (read == 50) {
+      stop.request_stop();
+      stopped = true;
+    }
+    while (read > 50 && !stopped) std::this_thread::yield();
     return read >= 40;
   };
   shuffle(source, shared, seed_of_run(), 8);
@@ -115,18 +120,24 @@ TEST_CASE("after a stop request nothing is begun, reads under way are cancelled,
 }
 
 TEST_CASE("queued reads that hang are cancelled after no_progress, and the oldest is named") {
-  auto source = test::one_tensor(64 * kBlockBytes);
-  FilledMemory memory(source, 4 * kBlockBytes);
-  ShufflingReader::Shared shared;
-  shared.hangs = [](int read) { return read >= 3; };
-  shuffle(source, shared, seed_of_run(), 4);
-  Progress progress;
-  const auto filled = fill(source, memory.layout, memory.reservation,
-                           {.readers = 1, .hashers = 1, .read_bytes = kBlockBytes, .no_progress = 200ms}, progress, {});
-  REQUIRE_FALSE(filled);
-  CHECK(filled.error().kind == ErrorKind::timed_out);
-  CHECK_THAT(filled.error().sentence, Contains("/w/a.safetensors at byte 12288"));
-  CHECK(shared.under_way == 0);
+  // Where the reader is held up as long as that before it comes to them: then once more with more patience.
+  for (const auto no_progress : {200ms, 1'000ms, 5'000ms}) {
+    auto source = test::one_tensor(64 * kBlockBytes);
+    FilledMemory memory(source, 4 * kBlockBytes);
+    ShufflingReader::Shared shared;
+    shared.hangs = [](int read) { return read >= 3; };
+    shuffle(source, shared, seed_of_run(), 4);
+    Progress progress;
+    const auto filled = fill(source, memory.layout, memory.reservation,
+                             {.readers = 1, .hashers = 1, .read_bytes = kBlockBytes, .no_progress = no_progress},
+                             progress, {});
+    REQUIRE_FALSE(filled);
+    CHECK(filled.error().kind == ErrorKind::timed_out);
+    CHECK(shared.under_way == 0);
+    if (filled.error().sentence.find("byte 12288") == std::string::npos && no_progress < 5s) continue;
+    CHECK_THAT(filled.error().sentence, Contains("/w/a.safetensors at byte 12288"));
+    break;
+  }
 }
 
 TEST_CASE("a load that waits for the budget has not come to a standstill, and can be stopped there") {
@@ -134,15 +145,21 @@ TEST_CASE("a load that waits for the budget has not come to a standstill, and ca
   FilledMemory memory(source, 4 * kBlockBytes);
   ShufflingReader::Shared shared;
   shuffle(source, shared, seed_of_run(), 2);
-  Options options{.readers = 1, .hashers = 1, .read_bytes = kBlockBytes, .no_progress = 250ms};
-  options.throttle = std::make_shared<Throttle>(kMiB);
+  Options options{.readers = 1, .hashers = 1, .read_bytes = kBlockBytes, .no_progress = 5s};
   Progress progress;
   std::stop_source stop;
   SECTION("it goes on when it is its turn") {
-    options.throttle->book(kMiB, Clock::now());  // by another load: one second
-    const auto filled = fill(source, memory.layout, memory.reservation, options, progress, {});
-    if (!filled) FAIL(filled.error().sentence);
-    CHECK(filled->throttle_seconds > 0);
+    // A reader that is held up itself is at a standstill: then once more with more patience, and a longer wait.
+    for (const int seconds : {1, 4, 16}) {
+      options.no_progress = seconds * 250ms;
+      options.throttle = std::make_shared<Throttle>(kMiB);
+      for (int i = 0; i < seconds; ++i) options.throttle->book(kMiB, Clock::now());  // by another load: a second each
+      const auto filled = fill(source, memory.layout, memory.reservation, options, progress, {});
+      if (!filled && filled.error().kind == ErrorKind::timed_out && seconds < 16) continue;
+      if (!filled) FAIL(filled.error().sentence);
+      CHECK(filled->throttle_seconds > 0);
+      break;
+    }
   }
   SECTION("nobody waits a day for a load that was stopped") {
     options.throttle = std::make_shared<Throttle>(kMiB);
