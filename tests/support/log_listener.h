@@ -12,7 +12,8 @@
 
 namespace ckptd::test {
 
-/// Everything that is logged while this lives goes to `hear`.
+/// Everything that is logged while this lives goes to `hear`. It begins before the threads that log and ends after them:
+/// they hold on to no logger.
 class LogListener {
  public:
   explicit LogListener(std::function<void(std::string_view)> hear) : old_(spdlog::default_logger()) {

@@ -801,13 +801,13 @@ TEST_CASE("why a load or an update failed is in the log, once, and in one line")
     return std::ranges::count_if(
         lines, [&](const auto& line) { return line.starts_with(what) && line.find(why) != std::string::npos; });
   };
-  House house;
-  house.add_engine();
-  house.load_or_die("1", 1);
   const test::LogListener listener([&](std::string_view line) {
     std::scoped_lock lock(mutex);
     lines.emplace_back(line);
   });
+  House house;
+  house.add_engine();
+  house.load_or_die("1", 1);
   CHECK_FALSE(house.load("2", "file:///no/such%0Adirectory"));
   CHECK(count("load-2: m@2: ", "no/such") == 1);
   CHECK(count("", "\n") == 0);
