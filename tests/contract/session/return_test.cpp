@@ -162,10 +162,11 @@ TEST_CASE("a further session fails as the first does, and sets its rank free") {
 
 TEST_CASE("when an update fails while a rank is on its way back, the rank finds the exception and not nobody") {
   Setup setup(any_dialect());
-  auto rank = setup.rank(2, {.kind = "return_late", .bucket = 0, .seconds = 0.8, .session = 1});
+  auto rank = setup.rank(2, {.kind = "return_late", .bucket = 0, .seconds = kUntilTold, .session = 1});
   must(walk(*setup.session, setup.memory, Reached::finished));
   setup.session->fail({ErrorKind::peer_failed, "another rank was the reason"});
   CHECK(setup.endpoints->in_custody().size() == 1);
+  rank->go_on();
   REQUIRE(rank->outcome());
   CHECK_FALSE(rank->outcome()->ok);
 }

@@ -343,7 +343,7 @@ class Rank::Conversation {
 
   void sleep() {
     auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(fault_.seconds);
-    while (std::chrono::steady_clock::now() < until) {
+    while (std::chrono::steady_clock::now() < until && !rank_.options_.goes_on()) {
       leave_if_given_up();
       std::this_thread::sleep_for(kPatience);
     }
