@@ -22,8 +22,8 @@ TEST_CASE("after a kill of the daemon its successor sets the rank free, whatever
       std::vector<std::string>{CKPTD_SESSION_HOLDER, (directory.path() / "r").string(), steps});
   auto endpoint = holder->receive().at("endpoint").get<std::string>();
   reference_rank::Fault fault;
-  if (steps == "2+") fault = {.kind = "stall", .bucket = 0, .seconds = 1};
-  if (steps == "4+") fault = {.kind = "slow_post_hook", .bucket = 0, .seconds = 1};
+  if (steps == "2+") fault = {.kind = "stall", .bucket = 0, .seconds = kUntilTold};
+  if (steps == "4+") fault = {.kind = "slow_post_hook", .bucket = 0, .seconds = kUntilTold};
   RankThread rank(endpoint, fault);
   REQUIRE(holder->receive() == nlohmann::json{{"reached", true}});
   holder->kill();
@@ -32,6 +32,7 @@ TEST_CASE("after a kill of the daemon its successor sets the rank free, whatever
   auto endpoints = make_backend(directory.path() / "r");
   endpoints->adopt({{endpoint, "sglang-0", "HOST-0"}}, restarted());
   CHECK(endpoints->in_custody().size() == 1);
+  rank.go_on();
   auto outcome = rank.outcome();
   REQUIRE(outcome);
   CHECK(outcome->ok == (steps == "4+"));  // the reply to the dead daemon is delivered to us, and the rank is done

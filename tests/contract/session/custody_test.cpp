@@ -182,7 +182,7 @@ TEST_CASE("the end of the daemon does not hang on what is in custody, and its su
   Setup setup;
   setup.session->fail(test_failure());
   auto other = *setup.endpoints->open("sglang-0", "HOST-4");
-  RankThread stalled(other->endpoint(), {.kind = "stall", .bucket = 0, .seconds = 0.3});
+  RankThread stalled(other->endpoint(), {.kind = "stall", .bucket = 0, .seconds = kUntilTold});
   REQUIRE(walk(*other, setup.memory, Reached::reloading));
   other->fail(test_failure());
   auto left = setup.endpoints->in_custody();
@@ -191,6 +191,7 @@ TEST_CASE("the end of the daemon does not hang on what is in custody, and its su
   // The rank has the exception by now or will not get it; its reply has nowhere to go, and its context waits for that.
   auto successor = make_backend(setup.directory.path() / "r");
   successor->adopt(left, {ErrorKind::unavailable, "ckptd was started again"});
+  stalled.go_on();
   REQUIRE(stalled.outcome());
   CHECK_FALSE(stalled.outcome()->ok);
 }

@@ -146,7 +146,7 @@ TEST_CASE("a rank that kills itself while it loads is named with its list") {
 
 TEST_CASE("a rank that stalls is a time-out that names it, and ends once it wakes") {
   Setup setup;
-  RankThread rank(setup.session->endpoint(), {.kind = "stall", .bucket = 0, .seconds = 1});
+  RankThread rank(setup.session->endpoint(), {.kind = "stall", .bucket = 0, .seconds = kUntilTold});
   REQUIRE(walk(*setup.session, setup.memory, Reached::reloading));
   auto waited = acknowledged(*setup.session, 50ms);
   REQUIRE_FALSE(waited);
@@ -155,6 +155,7 @@ TEST_CASE("a rank that stalls is a time-out that names it, and ends once it wake
   CHECK(mentions(waited.error(), std::to_string(::getpid())));
   setup.session->fail(waited.error());
   CHECK(setup.endpoints->in_custody().size() == 1);
+  rank.go_on();
   REQUIRE(rank.outcome());
   CHECK_FALSE(rank.outcome()->ok);  // its acknowledgement of the list came after the failure and counts for nothing
 }

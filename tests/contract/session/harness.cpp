@@ -77,6 +77,7 @@ RankThread::RankThread(const std::string& endpoint, reference_rank::Fault fault,
     : rank_([&] {
         options.pretend_cuda = true;
         options.given_up = [this] { return given_up_.load(); };
+        options.goes_on = [this] { return goes_on_.load(); };
         return std::move(options);
       }()),
       future_(std::async(std::launch::async,

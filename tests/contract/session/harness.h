@@ -21,6 +21,7 @@ namespace ckptd::test {
 
 /// Far more than any step takes, so that a slow machine fails no test; only a hang reaches it.
 inline constexpr std::chrono::seconds kPatience{60};
+inline constexpr double kUntilTold = 60;  ///< seconds of a fault that RankThread::go_on() ends
 
 class TemporaryDirectory {
  public:
@@ -70,10 +71,12 @@ class RankThread {
 
   /// Nothing when the update has not ended within the patience.
   std::optional<reference_rank::Outcome> outcome(std::chrono::seconds patience = kPatience);
+  /// Ends the time of its fault: with a long one, nothing that a test does before is a race against it.
+  void go_on() { goes_on_ = true; }
   const reference_rank::Rank& rank() const { return rank_; }
 
  private:
-  std::atomic<bool> given_up_ = false;
+  std::atomic<bool> given_up_ = false, goes_on_ = false;
   reference_rank::Rank rank_;
   std::future<reference_rank::Outcome> future_;
   std::optional<reference_rank::Outcome> outcome_;

@@ -92,12 +92,13 @@ TEST_CASE("a hold lets go when the rank has unmapped, and outlives its session")
 
 TEST_CASE("a rank that unmaps after its last word is waited for") {
   Setup setup;
-  RankThread rank(setup.session->endpoint(), {.kind = "unmap_late", .bucket = 0, .seconds = 0.2});
+  RankThread rank(setup.session->endpoint(), {.kind = "unmap_late", .bucket = 0, .seconds = kUntilTold});
   must(walk(*setup.session, setup.memory, Reached::finished));
   const auto hold = setup.session->hold();
   REQUIRE(hold);
   CHECK_FALSE(hold->let_go());
   setup.session.reset();
+  rank.go_on();
   CHECK(lets_go_within(*hold, kPatience));
 }
 

@@ -170,10 +170,11 @@ TEST_CASE("when an update fails while a rank is on its way back, the rank finds 
   const auto reached = setup.dialect == Dialect::d ? GENERATE(Reached::finishing, Reached::finished)
                                                    : GENERATE(Reached::releasing, Reached::finished);
   CAPTURE(static_cast<int>(setup.dialect), static_cast<int>(reached));
-  auto rank = setup.rank(2, {.kind = "return_late", .bucket = 0, .seconds = 0.8, .session = 1});
+  auto rank = setup.rank(2, {.kind = "return_late", .bucket = 0, .seconds = kUntilTold, .session = 1});
   must(walk(*setup.session, setup.memory, reached));
   setup.session->fail({ErrorKind::peer_failed, "another rank was the reason"});
   CHECK(setup.endpoints->in_custody().size() == 1);
+  rank->go_on();
   REQUIRE(rank->outcome());
   CHECK_FALSE(rank->outcome()->ok);
 }

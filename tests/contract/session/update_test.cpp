@@ -151,12 +151,13 @@ TEST_CASE("a waker ends a wait, whether a step is outstanding or not") {
   const std::array wakers{waker.fd()};
   waker.wake();
   CHECK(*session.wait(wakers, Deadline::in(kPatience)) == Session::Woken::by_waker);
-  RankThread rank(session.endpoint(), {.kind = "stall", .bucket = 0, .seconds = 0.3});
+  RankThread rank(session.endpoint(), {.kind = "stall", .bucket = 0, .seconds = kUntilTold});
   waker.drain();
   REQUIRE_OK(walk(session, setup.memory, Reached::reloading));
   waker.wake();
   CHECK(*session.wait(wakers, Deadline::in(kPatience)) == Session::Woken::by_waker);
   waker.drain();
+  rank.go_on();
   CHECK(*session.wait(wakers, Deadline::in(kPatience)) == Session::Woken::acknowledged);
 }
 

@@ -84,7 +84,7 @@ void Faults::meet(const char* name) {
   if (gather_ != name) return;
   most_ = std::max(most_, ++inside_);
   changed_.notify_all();
-  changed_.wait_for(lock, std::chrono::seconds(2), [&] { return most_ >= at_once_; });
+  changed_.wait_for(lock, std::chrono::seconds(30), [&] { return most_ >= at_once_; });
   --inside_;
 }
 

@@ -346,7 +346,7 @@ class Rank::Conversation {
   void sleep() {
     if (!fault_.gate.empty()) std::ofstream{fault_.gate + "." + rank_.options_.device};
     auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(fault_.seconds);
-    while (std::chrono::steady_clock::now() < until && !gate_is_open()) {
+    while (std::chrono::steady_clock::now() < until && !gate_is_open() && !rank_.options_.goes_on()) {
       leave_if_given_up();
       std::this_thread::sleep_for(kPatience);
     }

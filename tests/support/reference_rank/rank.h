@@ -48,6 +48,7 @@ struct Options {
   bool acknowledge_only = false;                          ///< map the memory but copy nothing, for benchmarks
   bool pretend_cuda = false;  ///< without any libcuda: memory that a CUDA handle names counts as opened, all zeros
   std::function<bool()> given_up = [] { return false; };  ///< true: leave at once, whatever the session waits for
+  std::function<bool()> goes_on = [] { return false; };   ///< true: the time of a fault is over
 };
 
 class Rank {

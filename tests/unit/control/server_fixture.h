@@ -16,6 +16,7 @@ class ServerFixture {
  public:
   explicit ServerFixture(const std::function<void(control::Options&)>& adjust = [](control::Options&) {}) {
     options_.socket = directory_ / "control.sock";
+    options_.drain_timeout = std::chrono::seconds(30);  // for answers, however slow a client's or a server's thread is
     adjust(options_);
     auto server = control::Server::start(options_, operations);
     REQUIRE(server);

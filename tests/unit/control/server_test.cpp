@@ -222,7 +222,7 @@ TEST_CASE("the server gives a sign of life while every worker is stuck") {
 }
 
 TEST_CASE("healthz answers while every worker is stuck, and a request that waited in vain never begins") {
-  ServerFixture site([](control::Options& options) { options.handler_timeout = 200ms; });
+  ServerFixture site([](control::Options& options) { options.handler_timeout = 2s; });
   Gate gate;
   site.operations.on_call = [&] { gate.pass(); };
   std::vector<UniqueFd> stuck;
@@ -269,7 +269,7 @@ TEST_CASE("a shutdown lets a running handler finish and answers its client") {
 }
 
 TEST_CASE("a shutdown does not keep the clients of a handler that does not end") {
-  ServerFixture site;
+  ServerFixture site([](control::Options& options) { options.drain_timeout = 1s; });
   Gate gate;
   site.operations.on_call = [&] { gate.pass(); };
   auto running = site.connect();

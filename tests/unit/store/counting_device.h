@@ -40,7 +40,7 @@ class CountingDevice : public device::Device {
       ++inside;
       changed.notify_all();
       most_inside = std::max(most_inside, inside);
-      changed.wait_for(lock, std::chrono::seconds(2), [&] { return most_inside >= together; });
+      changed.wait_for(lock, std::chrono::seconds(30), [&] { return most_inside >= together; });
       --inside;
     }
     memory.back() = memory.back();  // a fault here would mean that the memory is not mapped

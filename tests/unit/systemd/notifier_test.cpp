@@ -79,10 +79,12 @@ TEST_CASE("a reload is announced with its time, an end with how long it may take
 
 TEST_CASE("signs of life are due well within the watchdog's time, and only when asked for are they sent") {
   Manager manager(800ms);
+  const auto before = Clock::now();
   Notifier notifier;
   REQUIRE(notifier.tick());
   CHECK(*notifier.tick() == 100ms);
-  CHECK_FALSE(notifier.watchdog_due());
+  const bool is_due = notifier.watchdog_due().has_value();
+  if (Clock::now() - before < 100ms) CHECK_FALSE(is_due);
   std::this_thread::sleep_for(150ms);
   auto deadline = notifier.watchdog_due();
   REQUIRE(deadline);

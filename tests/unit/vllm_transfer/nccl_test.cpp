@@ -422,6 +422,8 @@ TEST_CASE("a worker that takes no part is waited for until the bucket's deadline
   Update update(house, server, {.engine = "v0", .server = Update::kServer, .grace = 100ms, .words = 100ms});
   update.offer();
   REQUIRE(update.send(0, 0));
+  const auto under_way = [&] { return server.posts().back() == kUpdate && fake_nccl_calls("ncclBroadcast") > 0; };
+  for (const auto deadline = Deadline::in(kSoon); !under_way() && !deadline.passed();) std::this_thread::sleep_for(1ms);
   auto woken = update.session->wait({}, Deadline::in(200ms));
   REQUIRE_FALSE(woken);
   CHECK(woken.error().kind == ErrorKind::timed_out);

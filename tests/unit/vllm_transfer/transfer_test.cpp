@@ -193,6 +193,8 @@ TEST_CASE("a call that is not answered is named, given up, and nothing more is a
   update.offer();
   update.acknowledged();
   update.reload(0);
+  for (const auto deadline = Deadline::in(kSoon); server.posts().back() != "/update_weights" && !deadline.passed();)
+    std::this_thread::sleep_for(1ms);
   auto woken = update.sessions[1]->wait({}, Deadline::in(50ms));
   REQUIRE_FALSE(woken);
   CHECK(woken.error().kind == ErrorKind::timed_out);
