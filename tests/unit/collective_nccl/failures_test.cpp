@@ -153,7 +153,7 @@ TEST_CASE("an abort ends every wait at once and does not wait itself") {
     begun = launched;
   }
   std::thread other([&] {
-    wait_for(begun);
+    if (!comes(begun)) std::abort();
     std::this_thread::sleep_for(5ms);
     const Watch watch;
     members[0]->abort(reason);
@@ -178,7 +178,7 @@ TEST_CASE("an abort does not wait for a call of NCCL that does not return") {
   auto members = house.make();
   fake_nccl_hang("ncclGroupEnd", 1, 0);
   std::thread other([&] {
-    wait_for([] { return fake_nccl_hanging() == 1; });
+    if (!comes([] { return fake_nccl_hanging() == 1; })) std::abort();
     const Watch watch;
     members[2]->abort({ErrorKind::cancelled, "told to stop"});
     if (!watch.within(10s)) std::abort();
@@ -197,7 +197,7 @@ TEST_CASE("the end of the daemon ends the making of communicators") {
   House house;
   fake_nccl_fail_later("ncclCommInitRankConfig", 1, kNever);
   std::thread other([&] {
-    wait_for([] { return fake_nccl_calls("ncclCommGetAsyncError") > 3; });
+    if (!comes([] { return fake_nccl_calls("ncclCommGetAsyncError") > 3; })) std::abort();
     house.groups->close(Deadline::in(60s));
   });
   const Watch watch;
@@ -229,7 +229,7 @@ TEST_CASE("a stop request ends the making of communicators, and the look at thos
   }
   std::thread other([&] {
     if (!begun) return;
-    wait_for(begun);
+    if (!comes(begun)) std::abort();
     stop.request_stop();
   });
   const Watch watch;
@@ -262,7 +262,7 @@ TEST_CASE("an end by a deadline is held up by no NCCL that hangs, whatever the p
   const auto broadcasts = fake_nccl_calls("ncclBroadcast");
   const Watch watch;
   std::thread end([&] {
-    wait_for([&] { return fake_nccl_calls("ncclBroadcast") >= broadcasts + House::kDevices; });
+    if (!comes([&] { return fake_nccl_calls("ncclBroadcast") >= broadcasts + House::kDevices; })) std::abort();
     house.groups->close(Deadline::in(400ms));
   });
   // Nobody tells these lanes that the daemon ends: their deadline is a minute away.

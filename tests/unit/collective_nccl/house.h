@@ -124,11 +124,14 @@ class House {
   bool hung_for_ever = false;
 };
 
-/// Until `what` is so; for states that nobody tells of.
-inline void wait_for(const std::function<bool()>& what) {
+/// Waits until `what` is so, for states that nobody tells of; whether it came. Of any thread.
+inline bool comes(const std::function<bool()>& what) {
   const auto deadline = Deadline::in(20s);
   while (!what() && !deadline.passed()) std::this_thread::sleep_for(1ms);
-  REQUIRE(what());
+  return what();
 }
+
+/// The same of the test's own thread: Catch2 is for one.
+inline void wait_for(const std::function<bool()>& what) { REQUIRE(comes(what)); }
 
 }  // namespace ckptd::tests
