@@ -50,13 +50,15 @@ class OtherUid(harness.Case):
         engine.wait_idle()
 
     def test_the_sockets_belong_to_the_rank_group(self):
-        daemon, engine = self.start({"": {"rank_group": str(NOBODY)}})
+        daemon, engine = self.start({"": {"rank_group": str(NOBODY)}, "timeouts": harness.HELD})
         directory = os.path.join(daemon.runtime_dir, "r")
         about = os.stat(directory)
         self.assertEqual((about.st_gid, oct(about.st_mode & 0o7777)), (NOBODY, "0o750"))
         engine.hold("HOST-0", "connect_late")
         job = daemon.detached("update", "m@1")
-        names = harness.wait_until("the sockets", daemon.rank_sockets)
+        engine.wait_held("HOST-0")  # by now they are as they are to be
+        names = daemon.rank_sockets()
+        self.assertEqual(len(names), 2)
         for name in names:
             about = os.stat(os.path.join(directory, name))
             self.assertEqual((about.st_gid, oct(about.st_mode & 0o777)), (NOBODY, "0o660"))
