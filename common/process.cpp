@@ -110,11 +110,15 @@ std::optional<std::string> variable_of(const ProcessId& process, std::string_vie
   UniqueFd fd(::open(fmt::format("/proc/{}/environ", process.pid).c_str(), O_RDONLY | O_CLOEXEC));
   std::string text;
   std::array<char, 4096> piece;
-  for (ssize_t bytes = 0; fd && text.size() < kMostEnvironmentBytes && (bytes = ::read(fd.get(), piece.data(), piece.size())) > 0;)
+  while (fd && text.size() < kMostEnvironmentBytes) {
+    const auto bytes = ::read(fd.get(), piece.data(), piece.size());
+    if (bytes <= 0) break;
     text.append(piece.data(), static_cast<std::size_t>(bytes));
+  }
   for (std::size_t at = 0; at < text.size();) {
     const auto entry = std::string_view(text).substr(at, text.find('\0', at) - at);
-    if (entry.starts_with(name) && entry.substr(name.size()).starts_with('=')) return std::string(entry.substr(name.size() + 1));
+    if (entry.starts_with(name) && entry.substr(name.size()).starts_with('='))
+      return std::string(entry.substr(name.size() + 1));
     at += entry.size() + 1;
   }
   return std::nullopt;

@@ -41,8 +41,8 @@ struct EnginePush {
   std::uint64_t bucket_bytes = 0;
   fleet::Policy policy;           ///< how it is treated meanwhile
   bool served = false;            ///< requests were answered by it when this was decided
-  bool by_itself = false;         ///< the daemon began it, or gives the last good version again: where the engine should
-                                  ///< go is not said by that
+  bool by_itself = false;         ///< nobody asked for it: the daemon brings the engine to its target, or gives it its last
+                                  ///< good version again, neither of which moves a target
   unsigned pipeline_parallel = 1;  ///< stages of its ranks, as far as its server tells
   std::shared_ptr<External> external;  ///< somebody else calls the engine; null: we do
   fleet::Wake wake = fleet::Wake::none;

@@ -282,7 +282,9 @@ Result<> Service::claim_engines(const std::vector<EnginePush>& pushes) {
     if (auto turn = push.by_itself && push.served ? turn_of(push.known) : ""; !turn.empty())
       return std::unexpected(Error{ErrorKind::busy, std::move(turn)});
   }
-  for (const auto& push : pushes) updating_[push.engine] = {.by_itself = push.by_itself, .checkpoint = push.known.checkpoint, .served = push.served};
+  for (const auto& push : pushes)
+    updating_[push.engine] = {
+        .by_itself = push.by_itself, .checkpoint = push.known.checkpoint, .served = push.served};
   return {};
 }
 
