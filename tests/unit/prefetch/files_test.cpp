@@ -101,8 +101,14 @@ TEST_CASE("files of any size, with tensors at any byte, give the same digests wh
       const auto source = open(folder / fmt::format("c{}", round), way);
       FilledMemory memory(*source, 256 * kBlockBytes);
       Progress progress;
-      const auto filled = fill(*source, memory.layout, memory.reservation, options_for(way, 70'000), progress, {});
+      auto filled = fill(*source, memory.layout, memory.reservation, options_for(way, 70'000), progress, {});
       if (!filled) FAIL(filled.error().sentence);
+      // What was in the page cache a moment ago is, unless the kernel needed the memory.
+      for (int again = 0; way == Way::cached && filled->cached_bytes < filled->read_bytes && again < 5; ++again) {
+        for (const auto& file : source->manifest().files) read_file(file.path);
+        filled = fill(*source, memory.layout, memory.reservation, options_for(way, 70'000), progress, {});
+        if (!filled) FAIL(filled.error().sentence);
+      }
       CHECK((filled->tensor_digests == digests_of(source->manifest(), shards)));
       CHECK(filled->read_bytes >= source->manifest().tensor_bytes());
       if (way == Way::cached) CHECK(filled->cached_bytes == filled->read_bytes);
