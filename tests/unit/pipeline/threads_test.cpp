@@ -52,7 +52,7 @@ TEST_CASE("without a thread for each lane none begins, and the error says what c
     return bench.offers == 0 && bench.touches == 0 ? 0 : 5;
   });
   if (!outcome) {
-    WARN("skipped: this takes root");
+    WARN("skipped: this takes root, and no ThreadSanitizer");
     return;
   }
   CHECK(*outcome == 0);
