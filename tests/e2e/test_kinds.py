@@ -55,6 +55,7 @@ class Kinds(harness.Case):
                 ("sglang", (), two, one, "it has 2 ranks, and is registered with 1 device"),
                 ("sglang", (), one, (), "it has 1 rank, and is registered with 2 devices"),
                 ("vllm", (), one, (), "it has 1 rank, and is registered with 2 devices"),
+                ("lmdeploy", (), one, (), "it has 1 rank, and is registered with 2 devices"),
                 ("lmdeploy", ("--backend", "turbomind"), two, (), "--backend pytorch"),
                 ("lmdeploy", ("--no-checkpoint-engine",), two, (), "install it beside LMDeploy")):
             with self.subTest(kind=kind, arguments=arguments, devices=devices):

@@ -35,6 +35,7 @@ class LmdeployEngine final : public Engine {
     const auto ranks = static_cast<unsigned>(told.device_uuids.size());
     description.tensor_parallel = told.tensor_parallel != 0 ? told.tensor_parallel : std::max(ranks, 1U);
     description.data_parallel = told.data_parallel;
+    description.ranks = ranks;  // it tells their devices too, but how it spells these was not seen of a live server
     description.can_sleep = true;
     if (told.backend != "pytorch" || told.device != "cuda")
       description.unsuitable = Error{

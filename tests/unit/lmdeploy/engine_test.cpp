@@ -58,6 +58,7 @@ TEST_CASE("describe: ranks, and why a server cannot be updated") {
   const auto told = engine_at(server)->describe(kLong);
   REQUIRE(told);
   CHECK(told->tensor_parallel == 2);
+  CHECK(told->ranks == 2);
   CHECK(told->can_sleep);
   CHECK_FALSE(told->can_verify);
   CHECK_FALSE(told->unsuitable);
