@@ -142,11 +142,6 @@ std::string Service::turn_of(const journal::EngineRecord& engine) const {
   for (const auto& [name, claim] : updating_)
     if (name != engine.name && claim.checkpoint == engine.checkpoint && claim.served)
       return fmt::format("it waits until engine {} has been updated: one at a time is out of service", name);
-  for (const auto& other : parts_.journal.contents().engines)
-    if (other.name != engine.name && other.checkpoint == engine.checkpoint && !other.poisoned.empty() && !other.drained)
-      return fmt::format("it waits until engine {} is healed, or taken out of service (ckptctl drain {}): one at a time may be "
-                         "without a whole version; ckptctl update {} does not wait",
-                         other.name, other.name, engine.target ? engine.target->id : "NAME@VERSION");
   return {};
 }
 
