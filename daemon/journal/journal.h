@@ -50,7 +50,7 @@ struct EngineRecord {
   std::string label = {};                  ///< the weight version that it told afterwards; empty: none
   std::string lost = {};                   ///< empty, or why it does not hold `serving` any more
   bool changed_by_others = false;          ///< that is because somebody else gave it weights
-  bool given_asleep = false;               ///< it slept when it was given `serving`, and was not seen awake since
+  bool given_asleep = false;               ///< it slept when it was given `serving`, for all that is known, and was not seen awake since
   bool drained = false;                    ///< out of service until an operator says otherwise
   std::string pause = "auto";         ///< what becomes of requests during an update: fleet::Pause by name, or auto
   bool flush_cache = true;            ///< after an update
@@ -67,6 +67,7 @@ enum class Phase { opening, pushing };  ///< pushing: some rank was sent a bucke
 struct SessionRecord {
   std::string endpoint = {};
   std::string device = {};
+  bool retired = false;  ///< of an update that succeeded: bound a little longer, for a rank that comes once more
   bool operator==(const SessionRecord&) const = default;
 };
 

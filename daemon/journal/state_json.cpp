@@ -40,7 +40,11 @@ Json version_json(const VersionRecord& version) {
   return json;
 }
 
-Json session_json(const SessionRecord& session) { return {{"endpoint", session.endpoint}, {"device", session.device}}; }
+Json session_json(const SessionRecord& session) {
+  Json json = {{"endpoint", session.endpoint}, {"device", session.device}};
+  if (session.retired) json["retired"] = true;
+  return json;
+}
 
 Json engine_json(const EngineRecord& engine) {
   Json json = {{"name", engine.name},
@@ -168,8 +172,8 @@ VersionRecord read_version(const Reader& reader) {
 }
 
 SessionRecord read_session(const Reader& reader) {
-  reader.expect_members({"endpoint", "device"});
-  return {reader.text("endpoint"), reader.text("device")};
+  reader.expect_members({"endpoint", "device"}, {"retired"});
+  return {reader.text("endpoint"), reader.text("device"), reader.truth_or("retired", false)};
 }
 
 ProcessId read_process(const Reader& reader) {

@@ -59,6 +59,7 @@ Result<api::Job> Service::roll_back(const api::RollbackRequest& request) {
   const auto key = fmt::format("rollback of [{}] force {}", fmt::join(named, ","), request.force);
   if (!request.idempotency_key.empty())
     if (auto earlier = parts_.jobs.with_idempotency_key(key, request.idempotency_key)) return show(*earlier);
+  if (auto running = parts_.jobs.running_with_key(key)) return show(*running);
   std::vector<journal::EngineRecord> engines;
   if (request.engines.empty())
     for (const auto& engine : parts_.journal.contents().engines)

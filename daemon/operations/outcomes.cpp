@@ -26,8 +26,9 @@ void close_update(journal::Contents& contents, const std::string& job, const std
   for (const auto& update : contents.updates) {
     if (!mine(update)) continue;
     for (const auto& session : update.sessions)
-      if (std::ranges::find(in_custody, session.endpoint, &ranks::OpenEndpoint::endpoint) != in_custody.end())
-        contents.in_custody.push_back(session);
+      if (const auto open = std::ranges::find(in_custody, session.endpoint, &ranks::OpenEndpoint::endpoint);
+          open != in_custody.end())
+        contents.in_custody.push_back({session.endpoint, session.device, !open->failed});
   }
   std::erase_if(contents.updates, mine);
 }
@@ -66,7 +67,8 @@ Result<> Service::write_success(const EnginePush& push, const std::string& job, 
     auto* engine = find_engine(contents, push.engine);
     if (!engine) return;
     give(*engine, push.record, given.mark, !push.by_itself);
-    engine->given_asleep = given.after && given.after->state == fleet::Observation::State::asleep;
+    // Of one that was not looked at nobody knows: the first look tells, and loses nothing.
+    engine->given_asleep = !given.after || given.after->state == fleet::Observation::State::asleep;
   });
   if (!written)
     return std::unexpected(written.error().within(
@@ -96,7 +98,7 @@ void Service::recover() {
   std::vector<ranks::OpenEndpoint> open;
   for (const auto& update : before.updates)
     for (const auto& session : update.sessions) open.push_back({session.endpoint, update.engine, session.device});
-  for (const auto& session : before.in_custody) open.push_back({session.endpoint, "", session.device});
+  for (const auto& session : before.in_custody) open.push_back({session.endpoint, "", session.device, !session.retired});
 
   parts_.endpoints.on_closed([this](const std::string& endpoint) {
     auto written = parts_.journal.note([&](journal::Contents& contents) {

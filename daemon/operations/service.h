@@ -139,12 +139,12 @@ class Service final : public Operations {
   struct Admitted {
     std::vector<EnginePush> pushes;
     std::optional<std::uint64_t> max_unavailable;
-    std::vector<std::string> left_out;  ///< engines of NAME whose turn comes later: their target moves all the same
+    std::vector<journal::EngineRecord> left_out;  ///< those of NAME whose turn comes later: their target moves all the same
     catalogue::Lease lease;
   };
   struct Chosen {
     std::vector<journal::EngineRecord> engines;
-    std::vector<std::string> left_out;
+    std::vector<journal::EngineRecord> left_out;
   };
   class Released;
   /// Why an update begins, when nobody asked for it by hand.
@@ -156,14 +156,16 @@ class Service final : public Operations {
     std::optional<journal::VersionRecord> journal::EngineRecord::*again = nullptr;
   };
   Result<api::Job> start_update(const api::UpdateRequest& request, const Occasion& occasion);
+  /// Whether what the daemon does by itself with these engines is what is asked for here, and they are still to end there.
+  bool is_wanted_already(const api::UpdateRequest& request, const weights::CheckpointId& id) const;
   /// Waits a moment for the handles, or for the job to fail before there are any.
   Result<api::Job> answer_with_handles(const api::Job& started);
   api::Job with_handles(api::Job job) const;
   Result<Admitted> admit(const api::UpdateRequest& request, const weights::CheckpointId& id, const Occasion& occasion);
   Result<Chosen> chosen_engines(const api::UpdateRequest& request) const;
-  /// Out of service, or the daemon is at it by itself: it is not waited for, and follows.
+  /// Out of service, or the daemon is healing it: it serves nobody, is not waited for, and follows.
   bool comes_later(const journal::EngineRecord& engine, bool node_drained) const;
-  /// After a success. By themselves they follow when they can.
+  /// After a success, unless somebody has said otherwise meanwhile. By themselves they follow when they can.
   void move_left_out(const Admitted& admitted);
   Result<std::string> run_update(Admitted& admitted, const weights::CheckpointId& id, jobs::Handle& job,
                                  std::vector<records::PushAccount>& accounts);

@@ -80,7 +80,8 @@ Result<api::Job> Service::start_update(const api::UpdateRequest& request, const 
   std::lock_guard lock(starting_);
   if (!request.idempotency_key.empty())
     if (auto earlier = parts_.jobs.with_idempotency_key(key, request.idempotency_key)) return show(*earlier);
-  if (auto running = parts_.jobs.running_with_key(key)) return show(*running);
+  if (auto running = parts_.jobs.running_with_key(key); running && (occasion.by_itself || is_wanted_already(request, id)))
+    return show(*running);
 
   auto admitted = std::make_shared<Admitted>(CKPTD_TRY(admit(request, id, occasion)));
   // Claimed before the job starts, so that of two requests one is refused and not queued.
@@ -109,6 +110,16 @@ Result<api::Job> Service::start_update(const api::UpdateRequest& request, const 
   }
   name_claims(admitted->pushes, record->id);
   return show(*record);
+}
+
+bool Service::is_wanted_already(const api::UpdateRequest& request, const weights::CheckpointId& id) const {
+  const auto contents = parts_.journal.contents();
+  std::lock_guard lock(mutex_);
+  return std::ranges::none_of(contents.engines, [&](const journal::EngineRecord& engine) {
+    if (std::ranges::find(request.engines, engine.name) == request.engines.end()) return false;
+    const auto claim = updating_.find(engine.name);
+    return claim != updating_.end() && claim->second.by_itself && (!engine.target || engine.target->id != id.show());
+  });
 }
 
 Result<api::UpdatePreview> Service::preview_update(const api::UpdateRequest& request) {
@@ -165,11 +176,13 @@ Result<Service::Chosen> Service::chosen_engines(const api::UpdateRequest& reques
         continue;
       }
       if (engine.drained || contents.drained) drained = &engine;
-      result.left_out.push_back(engine.name);
+      result.left_out.push_back(engine);
     }
     if (chosen.empty())
-      for (const auto& engine : result.left_out) CKPTD_TRY(check_not_updating(engine));
+      for (const auto& engine : result.left_out) CKPTD_TRY(check_not_updating(engine.name));
     if (chosen.empty() && drained != nullptr) return std::unexpected(out_of_service(*drained, contents.drained));
+    if (chosen.empty() && !result.left_out.empty())
+      return fail(ErrorKind::busy, "engine {} was being updated a moment ago: try again", result.left_out.front().name);
     if (chosen.empty())
       return fail(ErrorKind::not_found,
                   "no engine is registered for checkpoint {}: add one (ckptctl engine add NAME --kind sglang --endpoint "
@@ -190,18 +203,21 @@ bool Service::comes_later(const journal::EngineRecord& engine, bool node_drained
   if (engine.drained || node_drained) return true;
   std::lock_guard lock(mutex_);
   const auto claim = updating_.find(engine.name);
-  return claim != updating_.end() && claim->second.by_itself && engine.follow;
+  return claim != updating_.end() && claim->second.by_itself && !claim->second.served && engine.follow;
 }
 
 void Service::move_left_out(const Admitted& admitted) {
   if (admitted.left_out.empty() || admitted.pushes.empty()) return;
   auto written = parts_.journal.change([&](journal::Contents& contents) {
-    for (auto& engine : contents.engines)
-      if (std::ranges::find(admitted.left_out, engine.name) != admitted.left_out.end())
-        engine.target = admitted.pushes.front().record;
+    for (auto& engine : contents.engines) {
+      const auto before = std::ranges::find(admitted.left_out, engine.name, &journal::EngineRecord::name);
+      if (before == admitted.left_out.end() || before->checkpoint != engine.checkpoint) continue;
+      const bool is_as_it_was = before->target ? engine.target && engine.target->id == before->target->id : !engine.target;
+      if (is_as_it_was) engine.target = admitted.pushes.front().record;
+    }
   });
   if (!written) spdlog::warn("the targets of engines that were left out could not be moved: {}", written.error().sentence);
-  for (const auto& engine : admitted.left_out) nudge(engine);
+  for (const auto& engine : admitted.left_out) nudge(engine.name);
 }
 
 Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, const weights::CheckpointId& id,
@@ -321,7 +337,7 @@ struct Verdict {
 };
 
 Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Verdict>& verdicts,
-                          const std::vector<std::string>& left_out,
+                          const std::vector<journal::EngineRecord>& left_out,
                           const nlohmann::json& agreement, double seconds) {
   auto reports = nlohmann::json::array();
   std::vector<std::string> failures;
@@ -342,8 +358,8 @@ Result<std::string> judge(const weights::CheckpointId& id, const std::vector<Ver
         {"checkpoint", id.show()}, {"engines", reports}, {"agreement", agreement}, {"seconds", seconds}};
     for (const auto& engine : left_out)
       result["left_out"].push_back(fmt::format(
-          "engine {} is left out, since it is out of service or the daemon is at it; it is given {} when it is free", engine,
-          id.show()));
+          "engine {} is left out, since it is out of service or the daemon is at it; it is given {} when it is free",
+          engine.name, id.show()));
     return result.dump();
   }
   Error error = *first;

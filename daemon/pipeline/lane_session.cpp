@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
 #include <functional>
 
 #include "common/waker.h"
@@ -103,8 +104,11 @@ class Runner {
     const auto first = Deadline::in(limit);
     for (auto deadline = first;;) {
       auto woken = lane_.session->wait(wakers, deadline);
-      if (!woken && woken.error().kind == ErrorKind::timed_out && what == Span::What::connect)
+      // Ours has passed: what a session calls a time-out of its own comes before that, and ends it.
+      if (!woken && woken.error().kind == ErrorKind::timed_out && what == Span::What::connect && deadline.passed()) {
+        CKPTD_TRY(all_.check_stop());
         if (deadline = all_.connect_deadline(first); !deadline.passed()) continue;
+      }
       if (CKPTD_TRY(std::move(woken)) == ranks::Session::Woken::acknowledged) break;
       CKPTD_TRY(all_.check_stop());
     }
@@ -282,7 +286,13 @@ Result<> run_session(Lane& lane, Together& together, collective::Member* member,
   Runner runner(lane, together, member, report, progress, std::move(stream), std::move(own_stream),
                 std::move(stream_waker), std::move(stop_waker));
   CKPTD_TRY(runner.prepare());
-  auto outcome = runner.run();
+  auto outcome = [&]() -> Result<> {
+    try {
+      return runner.run();
+    } catch (const std::exception& error) {
+      return fail(ErrorKind::internal, "the update could not go on: {}", error.what());
+    }
+  }();
   runner.wind_up();
   // Before the runner goes, which waits for what is queued on its stream: where that is a step of the group which comes to
   // no end, it is the group's abort that ends it.

@@ -2,8 +2,9 @@
 
 #include <exception>
 #include <latch>
-#include <system_error>
+#include <optional>
 #include <thread>
+#include <utility>
 
 #include "daemon/pipeline/lane.h"
 
@@ -15,6 +16,11 @@ Result<> on_a_thread_each(std::size_t count, const std::function<void(std::size_
   std::latch all_there(1);
   Result<> outcome;
   std::vector<std::jthread> threads;
+  struct Release {  // before the threads are waited for, whatever happens
+    std::latch& latch;
+    ~Release() { latch.count_down(); }
+  };
+  std::optional<Release> release(std::in_place, all_there);
   try {
     threads.reserve(count);
     for (std::size_t i = 0; i < count; ++i)
@@ -22,13 +28,13 @@ Result<> on_a_thread_each(std::size_t count, const std::function<void(std::size_
         all_there.wait();
         if (outcome) call(i);
       });
-  } catch (const std::system_error& error) {
+  } catch (const std::exception& error) {
     outcome = fail(ErrorKind::no_space,
                    "no thread could be started for a device's part of the update ({} of {} were): {}; raise TasksMax= of "
                    "the systemd unit, or `ulimit -u`",
                    threads.size(), count, error.what());
   }
-  all_there.count_down();
+  release.reset();
   threads.clear();  // waits for them
   return outcome;
 }

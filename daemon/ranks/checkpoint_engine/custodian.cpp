@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <iterator>
 #include <utility>
 
 namespace ckptd::ranks::checkpoint_engine {
@@ -27,7 +28,7 @@ class Custodian::Ward {
  public:
   Ward(Charge charge, std::chrono::milliseconds keep_bound)
       : charge_(std::move(charge)),
-        keep_bound_(keep_bound),
+        keep_bound_(charge_.open.failed ? keep_bound : charge_.stay_at_least),
         watch_{.taken = Clock::now(), .last_change = Clock::now(), .stay_at_least = charge_.stay_at_least} {
     charge_.socket.look();
     owe_everybody(watch_.taken);
@@ -125,8 +126,13 @@ void Custodian::on_closed(std::function<void(const std::string&)> callback) {
 
 std::vector<OpenEndpoint> Custodian::drain(Deadline deadline) {
   std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, deadline.at(), [this] { return held_.empty(); });
-  return held_;
+  std::vector<OpenEndpoint> failed;
+  changed_.wait_until(lock, deadline.at(), [&] {
+    failed.clear();
+    std::ranges::copy_if(held_, std::back_inserter(failed), &OpenEndpoint::failed);
+    return failed.empty();
+  });
+  return failed;
 }
 
 Result<> Custodian::check_alive(Deadline deadline) const {

@@ -63,12 +63,20 @@ class WorkerEndpoints : public Endpoints {
   /// Two sockets for each session; ZeroMQ's own bound of 1023 would be 500 ranks.
   static constexpr int kMostSockets = 16'384;
 
+  /// To a rank that comes once more after an update that had succeeded.
+  static Error no_further_session() {
+    return Error{ErrorKind::invalid_argument,
+                 "its update has succeeded and is over, and this session is one more than was said: say as many as the engine "
+                 "opens, one and one more for each draft model"};
+  }
+
   Result<> adopt_one(const OpenEndpoint& open, const Error& reason) try {
     auto name = directory_->name_in(open.endpoint);
     if (!name) return fail(ErrorKind::denied, "it is not one of ours in {}", directory_->path().native());
     auto socket = CKPTD_TRY(BoundSocket::bind(context_, directory_, *name));
     // How far its rank has come is not known: it may be in its post hook, and come back for another session.
-    shared_.custodian->take({std::move(socket), open, farewell(reason), shared_.stay_for_return});
+    shared_.custodian->take(
+        {std::move(socket), open, farewell(open.failed ? reason : no_further_session()), shared_.stay_for_return});
     return {};
   } catch (const std::exception& error) {
     return fail(ErrorKind::io, "{}", error.what());

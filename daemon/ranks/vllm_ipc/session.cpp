@@ -34,11 +34,11 @@ Result<vllm::WireMemory> IpcSession::memory_of(std::uint64_t offset, std::uint64
   return memory;
 }
 
-/// A handle that waited for other devices, or for the server to be started, has not left when the update ends there: its
-/// receipt would never come. The one before it was acknowledged.
+/// A handle that waited for other devices, or for the server to be started, has not left when the update ends there, and one
+/// that was refused was opened by nobody: its receipt would never come. The one before it was acknowledged.
 std::shared_ptr<Hold> IpcSession::hold() const {
-  if (!hold_ || meeting().handles_are_unopened()) return nullptr;
-  if (!meeting().is_kept_back(brought_)) return hold_;
+  if (!hold_) return nullptr;
+  if (!meeting().handles_are_unopened() && !meeting().is_kept_back(brought_)) return hold_;
   if (brought_ == 1) return nullptr;
   hold_->take_back();
   return hold_;

@@ -247,9 +247,27 @@ TEST_CASE("a rank that comes back to a session that was retired is told why, and
   REQUIRE(kept.size() == 1);
   CHECK(kept[0].endpoint == setup.session->endpoint());
   CHECK_FALSE(kept[0].failed);
+  CHECK(setup.endpoints->drain(Deadline::in(0s)).empty());  // nobody waits for it at the end
   REQUIRE(rank->outcome());
   CHECK_FALSE(rank->outcome()->ok);
   CHECK(rank->rank().sessions() == 1);
+}
+
+TEST_CASE("a successor binds what was retired for as long, and no longer") {
+  TemporaryDirectory directory;
+  auto endpoints = make_backend(directory.path() / "r", kPatience, "", kShortParting, 1500ms);
+  auto endpoint = "ipc://" + (directory.path() / "r" / "abcdefghi0").string();
+  endpoints->adopt({{endpoint, "sglang-0", "HOST-0", false}}, {ErrorKind::unavailable, "ckptd was started again"});
+  REQUIRE(endpoints->in_custody().size() == 1);
+  CHECK(endpoints->drain(Deadline::in(0s)).empty());
+  SECTION("somebody comes") {
+    RankThread rank(endpoint, {});
+    REQUIRE(rank.outcome());
+    CHECK_FALSE(rank.outcome()->ok);
+  }
+  const auto limit = Clock::now() + kPatience;
+  while (!endpoints->in_custody().empty() && Clock::now() < limit) std::this_thread::sleep_for(10ms);
+  CHECK(endpoints->in_custody().empty());
 }
 
 }  // namespace ckptd::test

@@ -34,7 +34,7 @@ inline Contents full_contents() {
                    .sessions = {{"ipc:///run/ckptd/ranks/a1.sock", "HOST-0"},
                                 {"ipc:///run/ckptd/ranks/b2.sock", "HOST-1"}}},
                   {.job = "update-8", .engine = "bare", .version = "m@1"}},
-      .in_custody = {{"ipc:///run/ckptd/ranks/c3.sock", "HOST-0"}},
+      .in_custody = {{"ipc:///run/ckptd/ranks/c3.sock", "HOST-0"}, {"ipc:///run/ckptd/ranks/c4.sock", "HOST-1", true}},
       .drained = true,
   };
 }

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "tests/unit/operations/house.h"
+#include "tests/unit/operations/soon.h"
 
 using namespace ckptd;
 using namespace ckptd::tests;
@@ -254,7 +255,26 @@ TEST_CASE("what is kept of an update that succeeded, for ranks that come once mo
   const auto written = house.journal->contents().in_custody;
   REQUIRE(written.size() == 1);
   CHECK(written[0].endpoint == kept[0].endpoint);
+  CHECK(written[0].retired);
   CHECK(house.operations->status().in_custody.empty());
   house.endpoints.close(kept[0].endpoint);
   CHECK(house.journal->contents().in_custody.empty());
+}
+
+TEST_CASE("an engine that sleeps while others give it weights holds them") {
+  Held house;
+  house.behaviour->set_state(fleet::Observation::State::asleep);
+  const auto job = house.operations->update(external("1"));
+  REQUIRE(job);
+  REQUIRE(house.end_of(job->id).state == "succeeded");
+  const int looks = house.behaviour->looks;
+  REQUIRE(soon([&] { return house.behaviour->looks >= looks + 3; }));
+  CHECK(house.journal->contents().engines.front().lost.empty());
+  house.behaviour->set_state(fleet::Observation::State::serving);
+  REQUIRE(soon([&] { return house.operations->engine("e")->state == "serving"; }));
+  CHECK(house.behaviour->calls == 0);
+  // What sleeps from now on has lost it.
+  REQUIRE(soon([&] { return !house.journal->contents().engines.front().given_asleep; }));
+  house.behaviour->set_state(fleet::Observation::State::asleep);
+  REQUIRE(soon([&] { return !house.journal->contents().engines.front().lost.empty(); }));
 }

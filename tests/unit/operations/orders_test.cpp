@@ -123,6 +123,74 @@ TEST_CASE("an engine that the daemon is at by itself delays nobody, and follows"
   server->never_answers = false;
 }
 
+TEST_CASE("an engine that serves while the daemon is at it takes its place, and is not left out") {
+  Fleet house({"a", "b"});
+  const auto server = house.behaviour_of("a");
+  server->never_answers = true;
+  REQUIRE(house.operations->change_engine("a", {"m@1"}));
+  REQUIRE(soon([&] { return !engine(house, "a").job.empty(); }));
+  auto request = House::to("1");
+  request.max_unavailable = 1;
+  CHECK(house.operations->update(request).error().kind == ErrorKind::busy);
+  CHECK(serves(house, "m@2", "b"));
+  server->never_answers = false;
+  REQUIRE(soon([&] { return serves(house, "m@1", "a"); }));
+}
+
+TEST_CASE("what is ordered of an engine that was left out is not undone by the update that left it out") {
+  Fleet house({"a", "b"});
+  house.load_or_die("3", 3);
+  const auto a = house.behaviour_of("a"), b = house.behaviour_of("b");
+  a->never_answers = true;
+  a->restart();
+  REQUIRE(soon([&] { return !engine(house, "a").job.empty(); }));
+  b->never_answers = true;
+  const auto job = house.operations->update(House::to("3"));
+  REQUIRE(job);
+  a->never_answers = false;
+  REQUIRE(soon([&] { return serves(house, "m@2", "a"); }));
+  REQUIRE(house.operations->change_engine("a", {"m@1"}));
+  b->never_answers = false;
+  REQUIRE(house.operations->wait_job(job->id, Deadline::in(10s))->state == "succeeded");
+  CHECK(engine(house, "a").target == "m@1");
+  REQUIRE(soon([&] { return serves(house, "m@1", "a"); }));
+}
+
+TEST_CASE("a request that meets what the daemon does by itself joins it while that is where the engine should be") {
+  Fleet house({"a", "b"});
+  const auto server = house.behaviour_of("a");
+  server->never_answers = true;
+  server->restart();
+  REQUIRE(soon([&] { return !engine(house, "a").job.empty(); }));
+  auto same = House::to("2");
+  same.engines = {"a"};
+  const auto joined = house.operations->update(same);
+  REQUIRE(joined);
+  CHECK(joined->id == engine(house, "a").job);
+  REQUIRE(house.run_update(House::to("1")).state == "succeeded");  // of b, and a is to follow
+  REQUIRE(engine(house, "a").target == "m@1");
+  CHECK(house.operations->update(same).error().kind == ErrorKind::busy);
+  server->never_answers = false;
+  REQUIRE(soon([&] { return serves(house, "m@1", "a"); }));
+}
+
+TEST_CASE("a second rollback while the first is ending is the first") {
+  Fleet house({"e"});
+  std::optional<std::string> second;
+  const auto server = house.behaviour_of("e");
+  server->set_checksums({{"tp0", {{"a", "1"}}}});
+  server->while_summing = [&] {  // its success is written down by now
+    if (second) return;
+    const auto again = house.operations->roll_back({});
+    second = again ? again->id : again.error().sentence;
+  };
+  const auto first = house.operations->roll_back({});
+  REQUIRE(first);
+  REQUIRE(house.operations->wait_job(first->id, Deadline::in(10s))->state == "succeeded");
+  CHECK(second == first->id);
+  CHECK(engine(house).target == "m@1");
+}
+
 TEST_CASE("by themselves engines that serve leave service one at a time") {
   Fleet house({"a", "b", "c"});
   const auto stuck = house.behaviour_of("b");

@@ -39,3 +39,17 @@ TEST_CASE("a rank whose turn never comes is not waited for without end") {
   CHECK(pushed.error().kind == ErrorKind::timed_out);
   CHECK(bench.report.lanes[0].finished);
 }
+
+TEST_CASE("a session that has timed out by itself ends the push at once") {
+  Bench bench(2);
+  bench.deadlines.connect = 60s;
+  bench.gates.in_turn = GENERATE(false, true);
+  std::vector<Script> scripts(2);
+  scripts[0].gives_up_at_once = true;
+  scripts[1].never_connects = true;
+  const auto begun = Clock::now();
+  const auto pushed = bench.run(plan::FanOut::independent, scripts);
+  REQUIRE_FALSE(pushed);
+  CHECK(pushed.error().sentence.find("the engine's own call has timed out") != std::string::npos);
+  CHECK(Clock::now() - begun < 30s);
+}

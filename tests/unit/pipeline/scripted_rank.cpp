@@ -71,6 +71,7 @@ class ScriptedSession final : public ranks::Session {
   }
 
   Result<Woken> wait(std::span<const int> wakers, Deadline deadline) override {
+    if (script_.gives_up_at_once) return fail(ErrorKind::timed_out, "{}: the engine's own call has timed out", device_);
     std::vector<pollfd> polled{{answered_.fd(), POLLIN, 0}};
     for (int fd : wakers) polled.push_back({fd, POLLIN, 0});
     if (::poll(polled.data(), polled.size(), deadline.poll_timeout_ms()) == 0)

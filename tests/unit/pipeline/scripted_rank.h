@@ -26,6 +26,7 @@ struct Script {
   std::chrono::microseconds load{200};       ///< how long a bucket takes, at most; drawn from the seed
   std::uint64_t seed = 1;
   std::optional<std::uint32_t> fail_at_bucket, stall_at_bucket;
+  bool gives_up_at_once = false;  ///< its session says that it has timed out, long before our deadline
   bool never_connects = false, fails_open = false, fails_finish = false;
   std::shared_ptr<struct Model> connects_after = nullptr;  ///< when this rank has had its first session
   std::chrono::milliseconds finish_after{0};  ///< how long its post hook takes
