@@ -129,6 +129,16 @@ nlohmann::json report_of(const EnginePush& push, const plan::Plan& plan, const p
           {"lanes", lanes}};
 }
 
+/// Its draft models have their weights from sessions of their own, and success without these is no success for them.
+std::string missing_sessions(const EnginePush& push, const pipeline::Report& report) {
+  for (const auto& lane : report.lanes)
+    if (lane.sessions < 1 + push.draft_models)
+      return fmt::format("its server says that it has {} draft model{}, and answered success before the rank on {} had opened a "
+                         "session for each: the draft may hold other weights than the model",
+                         push.draft_models, push.draft_models == 1 ? "" : "s", lane.device);
+  return {};
+}
+
 /// One plan for all lanes: where one device had less room, the others use no more than that; nor do they where a kept
 /// arena has more.
 std::uint64_t common_arena_bytes(const std::vector<pipeline::ArenaLoan>& arenas, std::uint64_t wanted_bytes) {
@@ -295,6 +305,7 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
                            .before_first_bucket = before_first_bucket,
                            .in_turn = push.pipeline_parallel > 1,
                            .answered = answered.get_token(),
+                           .told_sessions = transfer ? 0 : 1 + push.draft_models,
                            .sessions = push.external ? push.external->sessions() : 0},
                           progress, ranks_end.token(), report);
   }();
@@ -337,6 +348,8 @@ Result<nlohmann::json> Service::push_to_engine(const EnginePush& push, const cat
     return std::unexpected(verdict.error());
   }
   std::vector<std::string> remarks = standstill.warnings();
+  if (!transfer && !push.external)
+    if (auto missing = missing_sessions(push, report); !missing.empty()) remarks.push_back(std::move(missing));
   // What is left to do with the engine belongs to whoever calls it.
   if (auto concluded = push.external ? Result<>{} : engine.conclude(call, push.options->engine_step); !concluded) {
     if (concluded.error().kind != ErrorKind::unsupported) {

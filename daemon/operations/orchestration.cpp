@@ -41,6 +41,7 @@ Result<nlohmann::json> Service::update_engine(EnginePush& push, const catalogue:
   auto engine = CKPTD_TRY(parts_.make_engine(push.known));
   if (const auto about = push.external ? description_for_others(push, *engine) : last_description(push.engine)) {
     push.pipeline_parallel = about->pipeline_parallel;
+    push.draft_models = about->draft_models;
     auto cautions = heed_trouble(push, *about);
     if (!cautions) {
       Result<nlohmann::json> refused = std::unexpected(std::move(cautions).error());

@@ -43,7 +43,9 @@ struct EnginePush {
   bool served = false;            ///< requests were answered by it when this was decided
   bool by_itself = false;         ///< nobody asked for it: the daemon brings the engine to its target, or gives it its last
                                   ///< good version again, neither of which moves a target
-  unsigned pipeline_parallel = 1;  ///< stages of its ranks, as far as its server tells
+  // As far as its server tells.
+  unsigned pipeline_parallel = 1;  ///< stages of its ranks
+  unsigned draft_models = 0;       ///< for each of which a rank opens another session
   std::shared_ptr<External> external;  ///< somebody else calls the engine; null: we do
   fleet::Wake wake = fleet::Wake::none;
   std::shared_ptr<const Options> options;  ///< those of its beginning, whatever is reloaded meanwhile

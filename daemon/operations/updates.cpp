@@ -282,6 +282,7 @@ Result<Service::Admitted> Service::admit(const api::UpdateRequest& request, cons
     // Of the last look, since asking takes time; another server that has come since is asked before it is touched.
     if (const auto about = last_description(engine.name)) {
       push.pipeline_parallel = about->pipeline_parallel;
+      push.draft_models = about->draft_models;
       auto cautions = CKPTD_TRY(heed_trouble(push, *about));
       push.warnings.insert(push.warnings.end(), cautions.begin(), cautions.end());
     }

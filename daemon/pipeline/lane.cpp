@@ -81,6 +81,10 @@ class LaneRun {
   Result<> end_without_return() {
     if (!all_.answered.stop_requested())
       lane_.session->fail({ErrorKind::timed_out, "its engine had not answered in time, and the update has ended without it"});
+    else if (report_.sessions < all_.told_sessions)
+      lane_.session->retire({ErrorKind::peer_failed,
+                             fmt::format("its engine had answered before its session {} of {}, and the update is over",
+                                         report_.sessions + 1, all_.told_sessions)});
     return {};
   }
 

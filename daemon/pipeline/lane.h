@@ -39,6 +39,7 @@ class Together {
         first_bucket(gates.before_first_bucket),
         in_turn(gates.in_turn),
         answered(gates.answered),
+        told_sessions(gates.told_sessions),
         sessions(gates.sessions) {}
 
   const plan::Plan& plan;
@@ -49,6 +50,7 @@ class Together {
   Gate offers, first_bucket;
   const bool in_turn;
   const std::stop_token answered;
+  const std::uint32_t told_sessions;
   const std::uint32_t sessions;  ///< of each rank; 0: as many as come before the engine answers
 
   /// Keeps the first error and stops every lane: those that poll are woken, and the group is aborted for those within it.

@@ -127,6 +127,9 @@ struct Gates {
   bool in_turn = false;
   /// Requested when the engine has answered. Without one no rank is waited for after its session.
   std::stop_token answered = {};
+  /// How many sessions a rank has, as far as its engine tells; 0: it does not. One that the engine has answered too early for
+  /// is told so, if it comes all the same.
+  std::uint32_t told_sessions = 0;
   /// Not 0: this many sessions of each rank are the update, and the engine's answer is not waited for.
   std::uint32_t sessions = 0;
 };

@@ -286,3 +286,16 @@ TEST_CASE("a server that cannot be asked delays nobody who holds its trigger") {
   if (!job->engines.empty()) CHECK(job->engines.front().warnings.empty());
   CHECK(house.operations->wait_job(job->id, Deadline::in(10s))->state == "succeeded");
 }
+
+TEST_CASE("a success that came before the sessions of a draft model is told to be none of that") {
+  House house;
+  house.load_or_die("1", 1);
+  tell(*house.behaviour, tells("", 1));
+  house.add_engine();
+  REQUIRE(soon([&] { return engine(house).server == "0.5.23"; }));
+  const bool comes = GENERATE(false, true);
+  house.endpoints.returns = comes ? 1 : 0;
+  const auto job = house.run_update(House::to("1"));
+  REQUIRE(job.state == "succeeded");
+  CHECK((job.result.find("1 draft model, and answered success before") == std::string::npos) == comes);
+}

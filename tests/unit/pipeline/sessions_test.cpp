@@ -210,3 +210,13 @@ TEST_CASE("where the engine's answer ends the update, nobody comes any more and 
   CHECK(bench.models[0]->retired.empty());
   CHECK(bench.models[0]->failed.empty());
 }
+
+TEST_CASE("who comes for a session that its engine has answered before is told so") {
+  const std::uint32_t told = GENERATE(1u, 2u);
+  Bench bench(2);
+  bench.gates.told_sessions = told;
+  Answer answer(bench, 1);
+  REQUIRE(bench.run(plan::FanOut::independent, std::vector<Script>(2)));
+  for (const auto& model : bench.models)
+    CHECK(model->retired == (told == 1 ? "" : "its engine had answered before its session 2 of 2, and the update is over"));
+}
