@@ -29,7 +29,8 @@ ENGINES = (
 # family: (kind, arguments of the stand-in, command of its ranks or None for the reference rank)
 KINDS = {
     "sglang": ("sglang", (), None),
-    "draft": ("sglang", (), "--sessions 2"),  # the second for a draft model, which is compared too
+    # The second is for a draft model, of which the server tells, and which is compared too.
+    "draft": ("sglang", ("--speculative", "EAGLE"), "--sessions 2"),
     "vllm": ("vllm", (), None),
     "lmdeploy": ("lmdeploy", (), None),
     # Of another version, since its ranks sum what they hold in another way: nobody is to compare the two.
