@@ -16,7 +16,8 @@ void give(journal::EngineRecord& engine, const journal::VersionRecord& version, 
   if (engine.serving && engine.serving->id != version.id) engine.previous = engine.serving;
   engine.serving = version;
   if (was_ordered || !engine.target || engine.target->id == version.id) engine.target = version;
-  engine.listener = mark.listener;
+  // One that could not be told just now is the one that was met when the update began.
+  if (mark.listener) engine.listener = mark.listener;
   engine.label = mark.label;
   engine.poisoned.clear();
   engine.held = false;

@@ -264,6 +264,19 @@ TEST_CASE("a server whose ranks do not go with the devices is not updated") {
   CHECK(house.run_update(forced).state == "succeeded");
 }
 
+TEST_CASE("a process that could not be told during an update is not forgotten") {
+  House house;
+  house.load_or_die("1", 1);
+  house.add_engine();
+  REQUIRE(house.run_update(House::to("1")).state == "succeeded");
+  REQUIRE(house.journal->contents().engines[0].listener == ProcessId{7, 1});
+  house.behaviour->pid = 0;
+  REQUIRE(house.run_update(House::to("1")).state == "succeeded");
+  CHECK(house.journal->contents().engines[0].listener == ProcessId{7, 1});
+  house.behaviour->pid = 8;  // so that what was started again since is not taken for what somebody else has changed
+  REQUIRE(soon([&] { return says(house.journal->contents().engines[0].lost, "restarted"); }));
+}
+
 TEST_CASE("a sleep while there was no daemon is found out") {
   House house;
   house.load_or_die("1", 1);
