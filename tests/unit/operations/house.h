@@ -163,4 +163,16 @@ struct House {
   std::unique_ptr<operations::Operations> operations;
 };
 
+/// As the API shows it.
+inline proto::control::Engine engine(const House& house, const std::string& name = "e") {
+  auto shown = house.operations->engine(name);
+  REQUIRE(shown);
+  return *shown;
+}
+
+inline bool serves(const House& house, const std::string& version, const std::string& name = "e") {
+  const auto shown = engine(house, name);
+  return shown.state == "serving" && shown.serving == version && shown.ready;
+}
+
 }  // namespace ckptd::tests

@@ -9,23 +9,14 @@
 
 using namespace ckptd;
 using namespace ckptd::operations;
+using tests::engine;
 using tests::House;
+using tests::serves;
 using tests::soon;
 using Seen = fleet::Observation::State;
 using namespace std::chrono_literals;
 
 namespace {
-
-api::Engine engine(const House& house, const std::string& name = "e") {
-  auto shown = house.operations->engine(name);
-  REQUIRE(shown);
-  return *shown;
-}
-
-bool serves(const House& house, const std::string& version, const std::string& name = "e") {
-  const auto shown = engine(house, name);
-  return shown.state == "serving" && shown.serving == version && shown.ready;
-}
 
 bool says(const std::string& text, std::string_view word) {
   INFO(text);

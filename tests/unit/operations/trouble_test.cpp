@@ -10,7 +10,9 @@
 
 using namespace ckptd;
 using namespace ckptd::operations;
+using tests::engine;
 using tests::House;
+using tests::serves;
 using tests::soon;
 using namespace std::chrono_literals;
 
@@ -37,17 +39,6 @@ void tell(tests::FakeEngine::Behaviour& server, const fleet::Description& about)
 std::string label_of_last_call(tests::FakeEngine::Behaviour& server) {
   std::lock_guard lock(server.mutex);
   return server.last_call.weight_version;
-}
-
-api::Engine engine(const House& house, const std::string& name = "e") {
-  auto shown = house.operations->engine(name);
-  REQUIRE(shown);
-  return *shown;
-}
-
-bool serves(const House& house, const std::string& version) {
-  const auto shown = engine(house);
-  return shown.state == "serving" && shown.serving == version && shown.ready;
 }
 
 /// m@1 and m@2, and a server that makes eight-bit floats of them.
