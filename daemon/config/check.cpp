@@ -49,12 +49,32 @@ Result<> check_arena(const Draft& draft) {
               shown(draft, "push.arena"), show_bytes(arena), show_bytes(bucket), shown(draft, "push.bucket"));
 }
 
+/// As the room operations says it of the same request; there the start would end.
+Result<> check_engines(const Draft& draft) {
+  for (const auto& engine : draft.config.engines) {
+    if (engine.kind == "sglang" && engine.wake != Wake::none)
+      return fail(ErrorKind::invalid_argument,
+                  "engine {}: SGLang does not tell that it sleeps, so it cannot be woken: leave engine.wake at none, and resume "
+                  "its memory before an update of it",
+                  engine.name);
+    if (engine.kind != "vllm" && engine.transfer == "native")
+      return fail(ErrorKind::invalid_argument,
+                  "engine {}: one of kind {} has no weight transfer of its own: leave engine.transfer at auto", engine.name,
+                  engine.kind);
+    if (!engine.target.empty() && !engine.target.starts_with(engine.checkpoint + "@"))
+      return fail(ErrorKind::invalid_argument, "engine {}: its target {} is no version of its checkpoint {}", engine.name,
+                  engine.target, engine.checkpoint);
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<> check(const Draft& draft) {
   CKPTD_TRY(check_budget(draft));
   CKPTD_TRY(check_segment(draft));
-  return check_arena(draft);
+  CKPTD_TRY(check_arena(draft));
+  return check_engines(draft);
 }
 
 }  // namespace ckptd::config

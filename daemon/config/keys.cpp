@@ -286,7 +286,7 @@ const std::vector<Key<Engine>>& engine_keys() {
       key("wake", "", &Engine::wake,
           choice<Wake>({{"none", Wake::none}, {"weights", Wake::weights}, {"all", Wake::all}}),
           "What an update wakes of a server that sleeps: none (the update is refused), weights (what they need; the rest is "
-          "left to whoever put it to sleep) or all.",
+          "left to whoever put it to sleep) or all. None for SGLang, which does not tell that it sleeps.",
           Change::reload),
   };
   return keys;

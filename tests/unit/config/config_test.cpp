@@ -402,6 +402,11 @@ TEST_CASE("what the start would refuse for what it is, the file is refused for")
   }
   CHECK(contains(refusal_of(engine("sglang", "http://h:1", "a b")), "engine.checkpoint"));
   CHECK(contains(refusal_of(engine("sglang", "http://h:1", "m") + "target = \"a b@1\"\n"), "engine.target"));
+  CHECK(contains(refusal_of(engine("sglang", "http://h:1", "m") + "wake = \"weights\"\n"), "engine e: SGLang does not tell"));
+  CHECK(ConfigFile(engine("vllm", "http://h:1", "m") + "wake = \"weights\"\n").parse());
+  CHECK(contains(refusal_of(engine("lmdeploy", "http://h:1", "m") + "transfer = \"native\"\n"), "leave engine.transfer at auto"));
+  CHECK(contains(refusal_of(engine("sglang", "http://h:1", "m") + "target = \"n@1\"\n"), "no version of its checkpoint m"));
+  CHECK(ConfigFile(engine("sglang", "http://h:1", "m") + "target = \"m@1\"\n").parse());
   CHECK(contains(refusal_of("[[preload]]\ncheckpoint = \"a b@1\"\nsource = \"/m\"\n"), "'a b'"));
 
   const auto listening = [](const std::string& at) {
